@@ -1,0 +1,160 @@
+//! What is served: the APIs, their versions, and how their frames begin.
+//!
+//! The ranges are those of Apache Kafka 4.3.1 (`ApiKeys` of kafka-clients 4.3.1: `oldestVersion` to
+//! `latestVersion(false)`), so that every client that works with it works here. An API enters the
+//! table only when all of its versions are served whole.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+/// Default limit of a frame that is not Produce, in bytes: their structs take many times the bytes they came in.
+pub const COLD_FRAME_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of structs a cold request may decode to, for each byte of its frame, while it is decoded.
+/// Memory is taken by this factor before the decode.
+pub const COLD_DECODE_FACTOR: usize = 128;
+
+macro_rules! apis {
+    ($($(#[$doc:meta])* $name:ident = $key:literal, $min:literal ..= $max:literal, flexible $flexible:literal;)*) => {
+        /// An API this broker serves; the discriminant is Kafka's number.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(i16)]
+        pub enum ApiKey {
+            $($(#[$doc])* $name = $key,)*
+        }
+
+        impl ApiKey {
+            /// All APIs, by number.
+            pub const ALL: &'static [ApiKey] = &[$(ApiKey::$name,)*];
+
+            /// The API of a number, if it is served.
+            pub const fn from_i16(key: i16) -> Option<ApiKey> {
+                match key {
+                    $($key => Some(ApiKey::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Kafka's name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(ApiKey::$name => stringify!($name),)*
+                }
+            }
+
+            const fn row(self) -> (i16, i16, i16) {
+                match self {
+                    $(ApiKey::$name => ($min, $max, $flexible),)*
+                }
+            }
+        }
+    };
+}
+
+apis! {
+    /// Appends batches to partitions.
+    Produce = 0, 3..=13, flexible 9;
+    /// Reads batches of partitions.
+    Fetch = 1, 4..=18, flexible 12;
+    /// Offsets by timestamp, first and last.
+    ListOffsets = 2, 1..=11, flexible 6;
+    /// Brokers, topics, leaders.
+    Metadata = 3, 0..=13, flexible 9;
+    /// Which broker coordinates a group or a transaction.
+    FindCoordinator = 10, 0..=6, flexible 3;
+    /// This table.
+    ApiVersions = 18, 0..=4, flexible 3;
+    /// Creates topics.
+    CreateTopics = 19, 2..=7, flexible 5;
+    /// Deletes topics.
+    DeleteTopics = 20, 1..=6, flexible 4;
+    /// A producer's id and epoch. (Version 6 is unstable in 4.3.1: two-phase commit.)
+    InitProducerId = 22, 0..=5, flexible 2;
+    /// Where a leader epoch ended.
+    OffsetForLeaderEpoch = 23, 2..=4, flexible 4;
+    /// Configs of topics and brokers.
+    DescribeConfigs = 32, 1..=4, flexible 4;
+    /// Raises partition counts.
+    CreatePartitions = 37, 0..=3, flexible 2;
+    /// Changes configs key by key.
+    IncrementalAlterConfigs = 44, 0..=1, flexible 1;
+    /// Brokers and the controller.
+    DescribeCluster = 60, 0..=2, flexible 0;
+    /// Topics in pages.
+    DescribeTopicPartitions = 75, 0..=0, flexible 0;
+}
+
+impl ApiKey {
+    /// Kafka's number.
+    pub const fn number(self) -> i16 {
+        self as i16
+    }
+
+    /// Lowest version served.
+    pub const fn min_version(self) -> i16 {
+        self.row().0
+    }
+
+    /// Highest version served.
+    pub const fn max_version(self) -> i16 {
+        self.row().1
+    }
+
+    /// Lowest version that ApiVersions names. Produce says 0 and serves from 3: older librdkafka takes
+    /// a higher minimum for a broker without compression (KAFKA-18659).
+    pub const fn advertised_min_version(self) -> i16 {
+        match self {
+            ApiKey::Produce => 0,
+            _ => self.min_version(),
+        }
+    }
+
+    /// The versions served.
+    pub const fn versions(self) -> RangeInclusive<i16> {
+        self.min_version()..=self.max_version()
+    }
+
+    /// A request of this version is served.
+    pub const fn serves(self, version: i16) -> bool {
+        version >= self.min_version() && version <= self.max_version()
+    }
+
+    /// The version has compact lengths and tagged fields.
+    pub const fn is_flexible(self, version: i16) -> bool {
+        version >= self.row().2
+    }
+
+    /// Version of the request header: 2 with tagged fields, 1 without.
+    pub const fn request_header_version(self, version: i16) -> i16 {
+        if self.is_flexible(version) { 2 } else { 1 }
+    }
+
+    /// Version of the response header: 1 with tagged fields, 0 without. ApiVersions always has 0, because
+    /// its client cannot know yet what the broker speaks (KIP-511).
+    pub const fn response_header_version(self, version: i16) -> i16 {
+        match self {
+            ApiKey::ApiVersions => 0,
+            _ if self.is_flexible(version) => 1,
+            _ => 0,
+        }
+    }
+
+    /// Largest frame (without its size field) in bytes. Only Produce may reach `socket_request_max_bytes`.
+    pub const fn frame_bytes_max(
+        self,
+        socket_request_max_bytes: usize,
+        cold_bytes_max: usize,
+    ) -> usize {
+        match self {
+            ApiKey::Produce => socket_request_max_bytes,
+            _ if cold_bytes_max < socket_request_max_bytes => cold_bytes_max,
+            _ => socket_request_max_bytes,
+        }
+    }
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
