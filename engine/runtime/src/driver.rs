@@ -13,7 +13,9 @@ use bytes::Bytes;
 use crate::buf::AlignedBuf;
 
 /// Names one submitted operation until its completion has been handed back (slab index and
-/// generation; never reused while anything of the operation is alive).
+/// generation; never reused while anything of the operation is alive). The low 32 bits are the
+/// index, which drivers keep dense (a freed index is reused before a new one is made); an index
+/// may be reused once the driver has handed the completion back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
@@ -30,6 +32,24 @@ pub struct SocketHandle(pub(crate) Arc<Descriptor>);
 pub struct Descriptor {
     pub(crate) raw: i64,
     pub(crate) closer: Arc<dyn Closer>,
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.closer.close(self.raw);
+    }
+}
+
+impl std::fmt::Debug for FileHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileHandle({})", self.0.raw)
+    }
+}
+
+impl std::fmt::Debug for SocketHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SocketHandle({})", self.0.raw)
+    }
 }
 
 /// Closes descriptors without blocking the shard that dropped them last.
@@ -96,89 +116,151 @@ pub struct DirEntry {
 /// with it, so that buffers are never lost nor freed early.
 pub enum Op {
     /// Opens a file. -> [`Output::File`]
-    Open { /// Path.
-        path: PathBuf, /// How.
-        options: OpenOptions },
+    Open {
+        /// Path.
+        path: PathBuf,
+        /// How.
+        options: OpenOptions,
+    },
     /// Reads up to `len` bytes at `offset` into the front of `buf`. -> [`Output::Len`]
-    ReadAt { /// File.
-        file: FileHandle, /// Filled from its start; `buf.capacity() >= len`.
-        buf: AlignedBuf, /// Bytes from the file's start.
-        offset: u64, /// Bytes.
-        len: usize },
+    ReadAt {
+        /// File.
+        file: FileHandle,
+        /// Filled from its start; `buf.capacity() >= len`.
+        buf: AlignedBuf,
+        /// Bytes from the file's start.
+        offset: u64,
+        /// Bytes.
+        len: usize,
+    },
     /// Writes all buffers, in order, at `offset`; `dsync` = RWF_DSYNC. -> [`Output::Len`], which may be short.
-    WriteAt { /// File.
-        file: FileHandle, /// Immutable until the completion.
-        bufs: Vec<Bytes>, /// Bytes from the file's start.
-        offset: u64, /// Durable by itself at completion.
-        dsync: bool },
+    WriteAt {
+        /// File.
+        file: FileHandle,
+        /// Immutable until the completion.
+        bufs: Vec<Bytes>,
+        /// Bytes from the file's start.
+        offset: u64,
+        /// Durable by itself at completion.
+        dsync: bool,
+    },
     /// fdatasync(2) of a file: covers the writes completed before it was submitted. -> [`Output::Unit`]
-    Fdatasync { /// File.
-        file: FileHandle },
+    Fdatasync {
+        /// File.
+        file: FileHandle,
+    },
     /// fsync(2) of a directory. -> [`Output::Unit`]
-    SyncDir { /// Directory.
-        path: PathBuf },
+    SyncDir {
+        /// Directory.
+        path: PathBuf,
+    },
     /// fallocate(2). -> [`Output::Unit`]
-    Fallocate { /// File.
-        file: FileHandle, /// Mode.
-        mode: FallocateMode, /// Bytes from the file's start.
-        offset: u64, /// Bytes.
-        len: u64 },
+    Fallocate {
+        /// File.
+        file: FileHandle,
+        /// Mode.
+        mode: FallocateMode,
+        /// Bytes from the file's start.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// ftruncate(2). -> [`Output::Unit`]
-    Ftruncate { /// File.
-        file: FileHandle, /// New i_size.
-        len: u64 },
+    Ftruncate {
+        /// File.
+        file: FileHandle,
+        /// New i_size.
+        len: u64,
+    },
     /// statx(2) of a path, DIOALIGN included. -> [`Output::Stat`]
-    StatPath { /// Path.
-        path: PathBuf },
+    StatPath {
+        /// Path.
+        path: PathBuf,
+    },
     /// statx(2) of an open file. -> [`Output::Stat`]
-    StatFile { /// File.
-        file: FileHandle },
+    StatFile {
+        /// File.
+        file: FileHandle,
+    },
     /// statfs(2) of the file system that holds a path. -> [`Output::Stat`]
-    StatFs { /// Path.
-        path: PathBuf },
+    StatFs {
+        /// Path.
+        path: PathBuf,
+    },
     /// rename(2). -> [`Output::Unit`]
-    Rename { /// Old path.
-        from: PathBuf, /// New path, replaced when it exists.
-        to: PathBuf },
+    Rename {
+        /// Old path.
+        from: PathBuf,
+        /// New path, replaced when it exists.
+        to: PathBuf,
+    },
     /// unlink(2). -> [`Output::Unit`]
-    Unlink { /// Path.
-        path: PathBuf },
+    Unlink {
+        /// Path.
+        path: PathBuf,
+    },
     /// mkdir(2). -> [`Output::Unit`]
-    Mkdir { /// Path.
-        path: PathBuf },
+    Mkdir {
+        /// Path.
+        path: PathBuf,
+    },
     /// rmdir(2). -> [`Output::Unit`]
-    Rmdir { /// Path.
-        path: PathBuf },
+    Rmdir {
+        /// Path.
+        path: PathBuf,
+    },
     /// Names in a directory, sorted. -> [`Output::Dir`]
-    ReadDir { /// Path.
-        path: PathBuf },
+    ReadDir {
+        /// Path.
+        path: PathBuf,
+    },
     /// accept4(2). -> [`Output::Socket`]
-    Accept { /// Listening socket.
-        listener: SocketHandle },
+    Accept {
+        /// Listening socket.
+        listener: SocketHandle,
+    },
     /// connect(2) to an IPv4 or IPv6 address. -> [`Output::Socket`]
-    Connect { /// Peer.
-        addr: std::net::SocketAddr },
+    Connect {
+        /// Peer.
+        addr: std::net::SocketAddr,
+    },
     /// Receives at least one byte, at most `len`, into `buf[at..at + len]`. 0 = the peer closed. -> [`Output::Len`]
-    Recv { /// Connected socket.
-        socket: SocketHandle, /// Written at `at`.
-        buf: AlignedBuf, /// First byte to fill.
-        at: usize, /// Bytes, `at + len <= buf.capacity()`.
-        len: usize, /// Wait for all `len` bytes (MSG_WAITALL).
-        all: bool },
+    Recv {
+        /// Connected socket.
+        socket: SocketHandle,
+        /// Written at `at`.
+        buf: AlignedBuf,
+        /// First byte to fill.
+        at: usize,
+        /// Bytes, `at + len <= buf.capacity()`.
+        len: usize,
+        /// Wait for all `len` bytes (MSG_WAITALL).
+        all: bool,
+    },
     /// Sends all buffers in order (sendmsg, MSG_WAITALL, MSG_NOSIGNAL). -> [`Output::Len`], short only at an error.
-    Send { /// Connected socket.
-        socket: SocketHandle, /// At most 64 buffers.
-        bufs: Vec<Bytes>, /// More follows at once (MSG_MORE).
-        more: bool },
+    Send {
+        /// Connected socket.
+        socket: SocketHandle,
+        /// At most 64 buffers.
+        bufs: Vec<Bytes>,
+        /// More follows at once (MSG_MORE).
+        more: bool,
+    },
     /// Waits until the socket can take bytes. -> [`Output::Unit`]
-    PollWritable { /// Connected socket.
-        socket: SocketHandle },
+    PollWritable {
+        /// Connected socket.
+        socket: SocketHandle,
+    },
     /// shutdown(2), both ways. -> [`Output::Unit`]
-    Shutdown { /// Connected socket.
-        socket: SocketHandle },
+    Shutdown {
+        /// Connected socket.
+        socket: SocketHandle,
+    },
     /// Runs a closure on a helper thread (in the twin: in place). -> [`Output::Unit`]
-    Blocking { /// Taken when it starts.
-        work: Option<Box<dyn FnOnce() + Send>> },
+    Blocking {
+        /// Taken when it starts.
+        work: Option<Box<dyn FnOnce() + Send>>,
+    },
 }
 
 /// What an operation gave.
@@ -235,7 +317,13 @@ pub trait Driver {
 
     /// sendfile(2) on a non-blocking socket from a buffered file: bytes taken, or WouldBlock.
     /// Call it only for pages that [`Driver::is_cached`] found.
-    fn send_file(&mut self, socket: &SocketHandle, file: &FileHandle, offset: u64, len: usize) -> io::Result<usize>;
+    fn send_file(
+        &mut self,
+        socket: &SocketHandle,
+        file: &FileHandle,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<usize>;
 
     /// True when `preadv2(RWF_NOWAIT)` finds one byte per 64 KiB and the last byte of the range in
     /// the page cache; else the offset of the first page missing.
