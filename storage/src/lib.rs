@@ -1,1 +1,19 @@
-//! storage
+//! The log on disk: segment files, indexes, checkpoints and recovery of every partition.
+//!
+//! It knows batches, offsets and files. It must never know of sockets, requests, topics'
+//! placement, replicas or groups. Clock, files and chance come from `corelog_runtime` alone, so
+//! that all of it runs under the seeded twin.
+//!
+//! Start reading at [`marks`] (the seven offsets everything turns on), then [`flush_policy`] (what
+//! an acknowledgement waits for), then the log itself.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod checkpoint_files;
+pub mod flush_policy;
+pub mod index;
+pub mod leader_epochs;
+pub mod log_dir;
+pub mod marks;
+pub mod producer_state;
