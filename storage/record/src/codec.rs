@@ -24,6 +24,10 @@ const SNAPPY_BLOCK_BYTES: usize = 32 * 1024;
 const SNAPPY_EXPANSION_MAX: usize = 22;
 /// First bytes of an LZ4 frame.
 const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+/// Flag of the LZ4 frame header: blocks do not refer to each other.
+const LZ4_FLAG_INDEPENDENT_BLOCKS: u8 = 0x20;
+/// Flag of the LZ4 frame header: a checksum of the content follows the end mark.
+const LZ4_FLAG_CONTENT_CHECKSUM: u8 = 0x04;
 
 /// A compression codec, by Kafka's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,7 +200,7 @@ enum Source<'a> {
     None(&'a [u8]),
     Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Snappy(SnappyReader<'a>),
-    Lz4(Box<lz4_flex::frame::FrameDecoder<&'a [u8]>>),
+    Lz4(Box<Lz4Reader<'a>>),
     Zstd(zstd::stream::read::Decoder<'static, &'a [u8]>),
 }
 
@@ -211,10 +215,7 @@ impl<'a> Decompressor<'a> {
             Codec::None => Source::None(bytes),
             Codec::Gzip => Source::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(bytes))),
             Codec::Snappy => Source::Snappy(SnappyReader::new(bytes, limit_bytes)?),
-            Codec::Lz4 => {
-                check_lz4_frame(bytes)?;
-                Source::Lz4(Box::new(lz4_flex::frame::FrameDecoder::new(bytes)))
-            }
+            Codec::Lz4 => Source::Lz4(Box::new(Lz4Reader::new(bytes)?)),
             Codec::Zstd => {
                 let decoder =
                     zstd::stream::read::Decoder::with_buffer(bytes).and_then(|mut decoder| {
@@ -271,7 +272,7 @@ impl<'a> Decompressor<'a> {
             Source::None(bytes) => bytes.read(out).map_err(|e| corrupt(codec, e)),
             Source::Gzip(decoder) => decoder.read(out).map_err(|e| corrupt(codec, e)),
             Source::Snappy(reader) => reader.read(out),
-            Source::Lz4(decoder) => decoder.read(out).map_err(|e| corrupt(codec, e)),
+            Source::Lz4(reader) => reader.read(out),
             Source::Zstd(decoder) => decoder.read(out).map_err(|e| corrupt(codec, e)),
         }
     }
@@ -291,18 +292,52 @@ fn corrupt(codec: Codec, reason: impl ToString) -> CodecError {
     }
 }
 
-/// Refuses what Kafka's reader refuses, before the decoder sizes its buffers by the frame header.
-fn check_lz4_frame(bytes: &[u8]) -> Result<(), CodecError> {
-    let Some((magic, rest)) = bytes.split_first_chunk::<4>() else {
-        return Err(corrupt(Codec::Lz4, "the frame header is not whole"));
-    };
-    if *magic != LZ4_MAGIC {
-        return Err(corrupt(Codec::Lz4, "not an LZ4 frame"));
+/// Reads one LZ4 frame. The decoder behind it takes the end of the bytes for the end of the frame, so the end mark is
+/// checked here, and what follows the frame is ignored, as Kafka's reader does.
+struct Lz4Reader<'a> {
+    decoder: lz4_flex::frame::FrameDecoder<&'a [u8]>,
+    frame: &'a [u8],
+    /// Bytes that end the frame: the mark, and the content checksum if the header announces one.
+    end_bytes: usize,
+}
+
+impl<'a> Lz4Reader<'a> {
+    /// Refuses what Kafka's reader refuses, before the decoder sizes its buffers by the frame header.
+    fn new(frame: &'a [u8]) -> Result<Lz4Reader<'a>, CodecError> {
+        let [m0, m1, m2, m3, flags, ..] = *frame else {
+            return Err(corrupt(Codec::Lz4, "the frame header is not whole"));
+        };
+        if [m0, m1, m2, m3] != LZ4_MAGIC {
+            return Err(corrupt(Codec::Lz4, "not an LZ4 frame"));
+        }
+        if flags & LZ4_FLAG_INDEPENDENT_BLOCKS == 0 {
+            return Err(corrupt(Codec::Lz4, "dependent blocks are not supported"));
+        }
+        let end_bytes = if flags & LZ4_FLAG_CONTENT_CHECKSUM != 0 {
+            8
+        } else {
+            4
+        };
+        Ok(Lz4Reader {
+            decoder: lz4_flex::frame::FrameDecoder::new(frame),
+            frame,
+            end_bytes,
+        })
     }
-    match rest.first() {
-        Some(flags) if flags & 0x20 != 0 => Ok(()),
-        Some(_) => Err(corrupt(Codec::Lz4, "dependent blocks are not supported")),
-        None => Err(corrupt(Codec::Lz4, "the frame header is not whole")),
+
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, CodecError> {
+        let n = self.decoder.read(out).map_err(|e| corrupt(Codec::Lz4, e))?;
+        if n == 0 {
+            let consumed = &self.frame[..self.frame.len() - self.decoder.get_ref().len()];
+            let end = consumed
+                .len()
+                .checked_sub(self.end_bytes)
+                .map(|at| &consumed[at..]);
+            if !end.is_some_and(|end| end.starts_with(&[0; 4])) {
+                return Err(corrupt(Codec::Lz4, "the frame has no end mark"));
+            }
+        }
+        Ok(n)
     }
 }
 

@@ -152,3 +152,83 @@ fn decode_entry(bytes: &[u8; ENTRY_BYTES]) -> ProducerSnapshotEntry {
         current_txn_first_offset: i64::from_be_bytes(at(bytes, 38)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_entry() -> impl Strategy<Value = ProducerSnapshotEntry> {
+        let first = (any::<i64>(), any::<i16>(), any::<i32>(), any::<i64>());
+        (
+            first,
+            (any::<i32>(), any::<i64>(), any::<i32>(), any::<i64>()),
+        )
+            .prop_map(|(a, b)| ProducerSnapshotEntry {
+                producer_id: a.0,
+                producer_epoch: a.1,
+                last_sequence: a.2,
+                last_offset: a.3,
+                offset_delta: b.0,
+                timestamp: b.1,
+                coordinator_epoch: b.2,
+                current_txn_first_offset: b.3,
+            })
+    }
+
+    #[test]
+    fn r11_wrong_versions_and_sizes_are_refused() {
+        assert_eq!(
+            decode(&[]),
+            Err(SnapshotError::InvalidSize {
+                entries: -1,
+                have_bytes: 0
+            })
+        );
+        assert_eq!(
+            decode(&[0, 1, 0]),
+            Err(SnapshotError::InvalidSize {
+                entries: -1,
+                have_bytes: 3
+            })
+        );
+        assert_eq!(
+            decode(&[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]),
+            Err(SnapshotError::UnsupportedVersion(2))
+        );
+        for count in [1i32, -1, i32::MAX] {
+            let mut bytes = encode(&[]);
+            bytes[COUNT_OFFSET..ENTRIES_OFFSET].copy_from_slice(&count.to_be_bytes());
+            let crc = crc32c(&bytes[COUNT_OFFSET..]);
+            bytes[CRC_OFFSET..COUNT_OFFSET].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(
+                decode(&bytes),
+                Err(SnapshotError::InvalidSize {
+                    entries: count,
+                    have_bytes: 10
+                })
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn r11_snapshots_round_trip_and_damage_is_noticed(
+            entries in proptest::collection::vec(any_entry(), 0..20),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            let mut bytes = encode(&entries);
+            prop_assert_eq!(bytes.len(), ENTRIES_OFFSET + entries.len() * ENTRY_BYTES);
+            prop_assert_eq!(decode(&bytes), Ok(entries));
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode(&bytes).is_err());
+        }
+    }
+}
