@@ -221,11 +221,6 @@ impl AlignedBuf {
         unsafe { std::slice::from_raw_parts_mut(self.block.ptr(), self.capacity()) }
     }
 
-    /// Start of the memory, for the kernel.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.block.ptr()
-    }
-
     /// Makes the bytes in use immutable and shared, without a copy.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)

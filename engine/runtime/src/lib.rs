@@ -15,26 +15,34 @@ mod atomics {
     pub use std::sync::atomic::{AtomicBool, Ordering, fence};
 }
 
+pub mod blocking;
 pub mod buf;
+pub mod cpus;
 pub mod driver;
+pub mod env;
 pub mod files;
 pub mod gateway;
 pub mod mesh;
 mod ops;
 pub mod rt;
+pub mod shards;
 pub mod sim;
 mod sleep;
 pub mod sockets;
 pub mod sync;
 mod task;
 pub mod timer;
+pub mod uring;
 
 pub use buf::{AlignedBuf, BLOCK_BYTES, BufferPool, ChunkWriter};
 pub use driver::{DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat};
+pub use env::{EnvError, EnvReport, check_direct_io, check_environment};
 pub use files::File;
 pub use gateway::{Gateway, ReplyHandle};
 pub use mesh::{Mesh, MeshSeed, Reply, mesh};
 pub use ops::OpFuture;
 pub use rt::{Rt, RtCounters, ShardId, YieldNow};
+pub use shards::{ShardSpec, start_shards};
+pub use sockets::listen;
 pub use task::Task;
 pub use timer::{Instant, Sleep};

@@ -23,16 +23,19 @@ struct Slot {
     state: State,
 }
 
-/// Slots by the low half of the token, which drivers keep dense.
+/// Operations that are in flight, or completed and not yet taken.
 #[derive(Default)]
 pub(crate) struct OpTable {
     slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Slot by the low half of the token, which drivers keep dense and reuse as soon as they have
+    /// handed a completion back, while its slot may still hold the result.
+    by_token: Vec<usize>,
     in_flight: usize,
     idle_wakers: Vec<Waker>,
 }
 
-/// Slot of a token: its low 32 bits.
-fn slot_index(token: Token) -> usize {
+fn token_index(token: Token) -> usize {
     (token.0 & u64::from(u32::MAX)) as usize
 }
 
@@ -41,45 +44,42 @@ impl OpTable {
         self.in_flight
     }
 
-    pub(crate) fn insert(&mut self, token: Token) -> bool {
-        let index = slot_index(token);
-        while self.slots.len() <= index {
-            self.slots.push(Slot {
-                token: Token(0),
-                state: State::Vacant,
-            });
-        }
-        let slot = &mut self.slots[index];
-        if !matches!(slot.state, State::Vacant) {
-            return false;
-        }
-        *slot = Slot {
-            token,
-            state: State::Waiting(None),
+    /// Gives the slot of a newly submitted operation.
+    pub(crate) fn insert(&mut self, token: Token) -> usize {
+        let fresh = Slot { token, state: State::Waiting(None) };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = fresh;
+                slot
+            }
+            None => {
+                self.slots.push(fresh);
+                self.slots.len() - 1
+            }
         };
+        let index = token_index(token);
+        if self.by_token.len() <= index {
+            self.by_token.resize(index + 1, usize::MAX);
+        }
+        self.by_token[index] = slot;
         self.in_flight += 1;
-        true
+        slot
     }
 
     /// Tokens of all operations that have not completed.
     pub(crate) fn tokens(&self) -> Vec<Token> {
         let pending = |slot: &&Slot| matches!(slot.state, State::Waiting(_) | State::Abandoned);
-        self.slots
-            .iter()
-            .filter(pending)
-            .map(|slot| slot.token)
-            .collect()
+        self.slots.iter().filter(pending).map(|slot| slot.token).collect()
     }
 
     /// Takes a completion; gives what has to be woken, and what has to be dropped once the table
     /// is no longer borrowed.
-    pub(crate) fn complete(
-        &mut self,
-        completion: Completion,
-    ) -> (Option<Waker>, Option<Completion>) {
-        let Some(slot) = self.slots.get_mut(slot_index(completion.token)) else {
+    pub(crate) fn complete(&mut self, completion: Completion) -> (Option<Waker>, Option<Completion>) {
+        let known = self.by_token.get(token_index(completion.token)).copied();
+        let Some(index) = known.filter(|&index| index < self.slots.len()) else {
             return (None, Some(completion));
         };
+        let slot = &mut self.slots[index];
         if slot.token != completion.token {
             return (None, Some(completion));
         }
@@ -91,6 +91,7 @@ impl OpTable {
             }
             State::Abandoned => {
                 self.in_flight -= 1;
+                self.free.push(index);
                 (None, Some(completion))
             }
             other => {
@@ -101,11 +102,7 @@ impl OpTable {
     }
 
     pub(crate) fn idle_wakers(&mut self) -> Vec<Waker> {
-        if self.in_flight == 0 {
-            std::mem::take(&mut self.idle_wakers)
-        } else {
-            Vec::new()
-        }
+        if self.in_flight == 0 { std::mem::take(&mut self.idle_wakers) } else { Vec::new() }
     }
 
     pub(crate) fn on_idle(&mut self, waker: Waker) {
@@ -118,15 +115,13 @@ impl OpTable {
 #[must_use = "dropping an operation cancels it"]
 pub struct OpFuture {
     rt: Rt,
-    token: Option<Token>,
+    /// Until the result is taken.
+    slot: Option<usize>,
 }
 
 impl OpFuture {
-    pub(crate) fn new(rt: Rt, token: Token) -> Self {
-        Self {
-            rt,
-            token: Some(token),
-        }
+    pub(crate) fn new(rt: Rt, slot: usize) -> Self {
+        Self { rt, slot: Some(slot) }
     }
 }
 
@@ -134,14 +129,14 @@ impl Future for OpFuture {
     type Output = (Op, io::Result<Output>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let token = self.token.expect("not polled after its end");
+        let index = self.slot.expect("not polled after its end");
         let mut table = self.rt.ops();
-        let slot = &mut table.slots[slot_index(token)];
-        debug_assert_eq!(slot.token, token);
+        let slot = &mut table.slots[index];
         match std::mem::replace(&mut slot.state, State::Vacant) {
             State::Done(op, result) => {
+                table.free.push(index);
                 drop(table);
-                self.token = None;
+                self.slot = None;
                 Poll::Ready((op, result))
             }
             State::Waiting(Some(mut waker)) => {
@@ -159,18 +154,23 @@ impl Future for OpFuture {
 
 impl Drop for OpFuture {
     fn drop(&mut self) {
-        let Some(token) = self.token.take() else {
+        let Some(index) = self.slot.take() else {
             return;
         };
         let mut table = self.rt.ops();
-        let slot = &mut table.slots[slot_index(token)];
+        let slot = &mut table.slots[index];
+        let token = slot.token;
         let state = std::mem::replace(&mut slot.state, State::Vacant);
-        if let State::Waiting(_) = state {
+        let pending = matches!(state, State::Waiting(_));
+        if pending {
             slot.state = State::Abandoned;
+        } else {
+            table.free.push(index);
         }
         drop(table);
-        if let State::Waiting(waker) = state {
-            drop(waker);
+        // What it holds may have a drop of its own: only now that nothing is borrowed.
+        drop(state);
+        if pending {
             self.rt.cancel_op(token);
         }
     }

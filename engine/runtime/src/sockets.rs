@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::buf::AlignedBuf;
 use crate::driver::{Op, Output, SocketHandle};
 use crate::files::{length, skip, unexpected, unit};
 use crate::rt::Rt;
+use crate::uring;
 
 /// Buffers one send operation takes.
 pub const SEND_BUFS_MAX: usize = 64;
@@ -135,4 +137,48 @@ impl Rt {
             .1,
         )
     }
+}
+
+/// Opens a listening socket for the kernel's driver (SO_REUSEADDR), and tells its address, which
+/// matters for port 0.
+pub fn listen(addr: SocketAddr, backlog: u32) -> io::Result<(SocketHandle, SocketAddr)> {
+    let domain = Domain::for_address(addr);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // What the wildcard of IPv6 takes is then the same on every system.
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(addr);
+    Ok((uring::adopt_socket(socket.into()), bound))
+}
+
+/// Address of the peer of a connected socket of the kernel's driver.
+pub fn peer_addr(socket: &SocketHandle) -> io::Result<SocketAddr> {
+    uring::with_fd(socket, |fd| SockRef::from(fd).peer_addr())?
+        .as_socket()
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Address of this end of a socket of the kernel's driver.
+pub fn local_addr(socket: &SocketHandle) -> io::Result<SocketAddr> {
+    uring::with_fd(socket, |fd| SockRef::from(fd).local_addr())?
+        .as_socket()
+        .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Sizes of the kernel's buffers of a socket in bytes; 0 = the kernel's own choice.
+pub fn set_buffer_bytes(socket: &SocketHandle, send: usize, receive: usize) -> io::Result<()> {
+    uring::with_fd(socket, |fd| {
+        let socket = SockRef::from(fd);
+        if send > 0 {
+            socket.set_send_buffer_size(send)?;
+        }
+        if receive > 0 {
+            socket.set_recv_buffer_size(receive)?;
+        }
+        Ok(())
+    })
 }

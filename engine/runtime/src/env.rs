@@ -1,0 +1,224 @@
+//! What the machine must offer, checked before anything starts, in sentences one can act on.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::blocking;
+use crate::buf::{BLOCK_BYTES, BufferPool};
+use crate::uring::UringDriver;
+
+/// Oldest kernel with every ring flag in use.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// Open files below which a warning is given.
+const NOFILE_WANTED: u64 = 65_536;
+
+/// The machine as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvReport {
+    /// Kernel release.
+    pub kernel: String,
+    /// Open files allowed, after raising the soft limit to the hard one.
+    pub open_files_max: u64,
+    /// Bytes that may be locked in memory; `None` = no limit. Only registered buffers need them.
+    pub memlock_bytes: Option<u64>,
+    /// Things that work worse than they could, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Why a shard cannot run here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvError {
+    /// The kernel is too old (its release).
+    KernelTooOld(String),
+    /// The sysctl forbids io_uring (its value).
+    UringDisabled(String),
+    /// io_uring_setup is refused (EPERM), usually by a container's seccomp profile.
+    UringRefused,
+    /// io_uring_setup fails otherwise.
+    UringFailed(String),
+    /// The file system of a directory refuses direct I/O.
+    NoDirectIo(PathBuf, String),
+}
+
+impl fmt::Display for EnvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KernelTooOld(release) => write!(
+                f,
+                "this kernel is {release}, and {}.{} is the oldest that works: \
+                 install a newer kernel or use another machine",
+                KERNEL_MIN.0, KERNEL_MIN.1
+            ),
+            Self::UringDisabled(value) => write!(
+                f,
+                "io_uring is switched off (kernel.io_uring_disabled = {value}): \
+                 run `sysctl -w kernel.io_uring_disabled=0` as root"
+            ),
+            Self::UringRefused => f.write_str(
+                "io_uring is refused (EPERM), as containers do by default: allow the system calls \
+                 io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile, for \
+                 example with `docker run --security-opt seccomp=unconfined`",
+            ),
+            Self::UringFailed(error) => {
+                write!(f, "io_uring cannot be set up: {error}; see `ulimit -a` and the kernel log")
+            }
+            Self::NoDirectIo(path, why) => write!(
+                f,
+                "{} does not take direct I/O ({why}): use a directory on ext4 or XFS",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for EnvError {}
+
+/// Looks at kernel, io_uring and limits; raises the limit of open files as far as allowed.
+pub fn check_environment() -> Result<EnvReport, EnvError> {
+    let kernel = kernel_release();
+    if parse_release(&kernel).is_some_and(|release| release < KERNEL_MIN) {
+        return Err(EnvError::KernelTooOld(kernel));
+    }
+    check_uring()?;
+    let mut warnings = Vec::new();
+    let open_files_max = raise_open_files();
+    if open_files_max < NOFILE_WANTED {
+        warnings.push(format!(
+            "only {open_files_max} files may be open (connections and segments count): \
+             raise the limit with `ulimit -Hn {NOFILE_WANTED}` or LimitNOFILE="
+        ));
+    }
+    let memlock = limit(libc::RLIMIT_MEMLOCK).rlim_max;
+    let memlock_bytes = (memlock != libc::RLIM_INFINITY).then_some(memlock);
+    Ok(EnvReport { kernel, open_files_max, memlock_bytes, warnings })
+}
+
+/// Tells the direct-I/O alignment of a directory's file system in bytes: statx is asked, and one
+/// block is written and read back, because some systems accept what they do not do.
+pub fn check_direct_io(dir: impl AsRef<Path>) -> Result<u32, EnvError> {
+    let dir = dir.as_ref();
+    let path = dir.join(".direct-io-probe");
+    let result = probe_direct_io(&path);
+    let _may_be_missing = blocking::remove_file(&path);
+    match result {
+        Ok(align) if align as usize > BLOCK_BYTES => {
+            let why = format!("it asks for an alignment of {align} bytes, above {BLOCK_BYTES}");
+            Err(EnvError::NoDirectIo(dir.to_owned(), why))
+        }
+        Ok(align) => Ok(align),
+        Err(error) => Err(EnvError::NoDirectIo(dir.to_owned(), error.to_string())),
+    }
+}
+
+fn probe_direct_io(path: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::FileExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT);
+    let file = blocking::open_file_with(path, &options)?;
+    let align = dio_align(&file)?;
+    let pool = BufferPool::new(0);
+    let mut block = pool.get(BLOCK_BYTES);
+    block.as_mut_slice().fill(0xa5);
+    file.write_all_at(block.as_mut_slice(), 0)?;
+    let mut back = pool.get(BLOCK_BYTES);
+    file.read_exact_at(back.as_mut_slice(), 0)?;
+    if back.as_mut_slice() != block.as_mut_slice() {
+        return Err(io::Error::other("a block read back differs from the block written"));
+    }
+    Ok(align)
+}
+
+fn dio_align(file: &std::fs::File) -> io::Result<u32> {
+    // SAFETY: statx is plain data for which zeros are valid.
+    let mut statx: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: an empty path with AT_EMPTY_PATH, and a writable statx.
+    let result = unsafe {
+        let (fd, flags) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+        libc::statx(fd, c"".as_ptr(), flags, libc::STATX_DIOALIGN, &mut statx)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let told = statx.stx_mask & libc::STATX_DIOALIGN != 0;
+    match statx.stx_dio_offset_align {
+        // A file system that does not tell is judged by the probe alone, at our own alignment.
+        _ if !told => Ok(BLOCK_BYTES as u32),
+        0 => Err(io::Error::other("statx reports no direct I/O")),
+        align => Ok(align.max(statx.stx_dio_mem_align)),
+    }
+}
+
+fn kernel_release() -> String {
+    let release = blocking::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_owned()
+}
+
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn check_uring() -> Result<(), EnvError> {
+    let Err(error) = UringDriver::new(8) else {
+        return Ok(());
+    };
+    let disabled = blocking::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    match (error.raw_os_error(), disabled.unwrap_or_default().trim()) {
+        (Some(libc::EPERM), value @ ("1" | "2")) => Err(EnvError::UringDisabled(value.to_owned())),
+        (Some(libc::EPERM | libc::ENOSYS), _) => Err(EnvError::UringRefused),
+        _ => Err(EnvError::UringFailed(error.to_string())),
+    }
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(resource, &mut limit) };
+    limit
+}
+
+fn raise_open_files() -> u64 {
+    let found = limit(libc::RLIMIT_NOFILE);
+    let wanted = libc::rlimit { rlim_cur: found.rlim_max, rlim_max: found.rlim_max };
+    // SAFETY: `wanted` is readable. A refusal shows in the limit read next.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) };
+    limit(libc::RLIMIT_NOFILE).rlim_cur
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_as_distributions_write_them() {
+        assert_eq!(parse_release("6.18.44-fc-v669"), Some((6, 18)));
+        assert_eq!(parse_release("6.1"), Some((6, 1)));
+        assert_eq!(parse_release("5.15.0-91-generic"), Some((5, 15)));
+        assert!(parse_release("5.15.0").is_some_and(|release| release < KERNEL_MIN));
+        assert_eq!(parse_release("unknown"), None);
+    }
+
+    #[test]
+    fn this_machine_is_fit_or_says_why() {
+        let report = check_environment().expect("tests need io_uring");
+        assert!(report.open_files_max > 0);
+        assert!(parse_release(&report.kernel).is_some_and(|release| release >= KERNEL_MIN));
+    }
+
+    #[test]
+    fn every_refusal_names_what_to_do() {
+        let refusals = [
+            (EnvError::KernelTooOld("5.4.0".into()), "newer kernel"),
+            (EnvError::UringDisabled("2".into()), "sysctl -w"),
+            (EnvError::UringRefused, "seccomp"),
+            (EnvError::UringFailed("ENOMEM".into()), "ulimit"),
+            (EnvError::NoDirectIo("/x".into(), "no".into()), "ext4 or XFS"),
+        ];
+        for (error, advice) in refusals {
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+}
