@@ -1,4 +1,37 @@
-//! One directory of `log.dirs`.
+//! One directory of `log.dirs`: whose it is, how its last run ended, and its checkpoints.
+//!
+//! Opening is: lock, read names, check `meta.properties` (or make it, once), read the clean marker
+//! and the boot marker, unlink the clean marker, fsync the directory, read the checkpoints. Only
+//! then may anything be appended below.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use corelog_runtime::Rt;
+use corelog_runtime::sync::FifoMutex;
+
+use crate::checkpoint_files::{
+    self as files, CLEAN_MARKER, CleanMarker, DirName, FormatError, HIGH_WATERMARKS, LOG_STARTS,
+    META_PROPERTIES, MetaProperties, OffsetMap, PARTITION_METADATA, RECOVERY_POINTS,
+};
+
+/// Held by the process that uses the directory. Empty.
+pub const LOCK_FILE: &str = ".lock";
+/// Boot id under which this directory was last whole; see [`LogDir::mark_recovered`].
+pub const BOOT_MARKER: &str = ".corelog_boot";
+/// Appended to the name of a file that was set aside because it could not be read.
+pub const BAD_SUFFIX: &str = ".bad";
+/// The kernel's boot id: another one after every start of the machine.
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
+/// Topic of Kafka's own metadata log, which is no partition of ours.
+const METADATA_TOPIC: &str = "__cluster_metadata";
+/// Bound of the small files.
+const SMALL_FILE_BYTES_MAX: usize = 64 << 10;
+/// Bound of an offset checkpoint: some 250,000 partitions with the longest names.
+const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
 
 /// What the last run left, and so how much of a log must be believed or checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,4 +42,628 @@ pub enum StartKind {
     ProcessDeath,
     /// Anything else, power loss included: only what was flushed is there for sure.
     Unclean,
+}
+
+/// Who opens a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster, when it is known. `None` takes the directory's, or makes one up for a
+    /// directory that has none.
+    pub cluster_id: Option<String>,
+    /// `node.id`.
+    pub node_id: i32,
+}
+
+/// A held lock; dropping it gives the directory free.
+pub type HeldLock = Box<dyn Any + Send>;
+
+/// Takes the lock file at this path for this process: `None` = another process holds it.
+pub type TakeLock = fn(&Path) -> io::Result<Option<HeldLock>>;
+
+/// The [`TakeLock`] of a real machine: an exclusive `flock` for the life of the lock. Blocks for
+/// as long as opening a file does.
+pub fn process_lock(path: &Path) -> io::Result<Option<HeldLock>> {
+    Ok(corelog_runtime::blocking::lock_file(path)?.map(|held| Box::new(held) as HeldLock))
+}
+
+/// Why a directory was not opened, or one of its files not written.
+#[derive(Debug)]
+pub enum LogDirError {
+    /// The file system refused.
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// `meta.properties` cannot be read.
+    Format(FormatError),
+    /// Another process uses the directory.
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory is another node's.
+    WrongNode {
+        /// The directory.
+        path: PathBuf,
+        /// `node.id` in its `meta.properties`.
+        found: i32,
+        /// This node's.
+        expected: i32,
+    },
+    /// The directory is another cluster's.
+    WrongCluster {
+        /// The directory.
+        path: PathBuf,
+        /// `cluster.id` in its `meta.properties`.
+        found: String,
+        /// This cluster's.
+        expected: String,
+    },
+    /// The cluster id cannot stand in `meta.properties`.
+    BadClusterId {
+        /// The id.
+        id: String,
+    },
+    /// Partitions are there, but nothing says whose they are.
+    NoMetaProperties {
+        /// The directory.
+        path: PathBuf,
+        /// One of the partition directories.
+        partition: String,
+    },
+}
+
+impl fmt::Display for LogDirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogDirError::Io {
+                action,
+                path,
+                source,
+            } => write!(f, "{action} {}: {source}", path.display()),
+            LogDirError::Format(e) => e.fmt(f),
+            LogDirError::Locked { path } => write!(
+                f,
+                "log directory {} is in use by another process, which holds its {LOCK_FILE} file",
+                path.display()
+            ),
+            LogDirError::WrongNode {
+                path,
+                found,
+                expected,
+            } => write!(
+                f,
+                "log directory {} belongs to node.id {found}, this is node.id {expected}: correct node.id or log.dirs",
+                path.display()
+            ),
+            LogDirError::WrongCluster {
+                path,
+                found,
+                expected,
+            } => write!(
+                f,
+                "log directory {} belongs to cluster {found}, this is cluster {expected}: correct log.dirs",
+                path.display()
+            ),
+            LogDirError::BadClusterId { id } => write!(
+                f,
+                "cluster id `{}` cannot be stored: 1 to 255 visible ASCII characters without \\ = : # !",
+                id.escape_debug()
+            ),
+            LogDirError::NoMetaProperties { path, partition } => write!(
+                f,
+                "log directory {} holds {partition} but no {META_PROPERTIES}: restore that file, or name another directory in log.dirs",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LogDirError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LogDirError::Io { source, .. } => Some(source),
+            LogDirError::Format(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+/// A partition's directory, by its name alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionDir {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// An open, locked log directory.
+///
+/// Shard: the one that opened it; its checkpoints are written there, one at a time.
+pub struct LogDir {
+    rt: Rt,
+    path: PathBuf,
+    meta: MetaProperties,
+    start: StartKind,
+    boot_id: Option<String>,
+    previous_broker_epoch: i64,
+    partitions: Vec<PartitionDir>,
+    deleted: Vec<PathBuf>,
+    damaged: Vec<FormatError>,
+    recovery_points: RefCell<OffsetMap>,
+    high_watermarks: RefCell<OffsetMap>,
+    log_starts: RefCell<OffsetMap>,
+    writing: FifoMutex,
+    _lock: Option<HeldLock>,
+}
+
+impl LogDir {
+    /// Opens a directory, making it at the first start. `take_lock` ([`process_lock`]) keeps other
+    /// processes out; `None` where there are none (the twin). Durable before it answers: a new `meta.properties`
+    /// and the removal of the clean marker.
+    pub async fn open(
+        rt: &Rt,
+        path: &Path,
+        identity: Identity,
+        take_lock: Option<TakeLock>,
+    ) -> Result<LogDir, LogDirError> {
+        rt.mkdir_all(path).await.map_err(io_error("make", path))?;
+        let lock = lock(rt, path, take_lock).await?;
+        let names = Names::read(rt, path).await?;
+        let (meta, first_start) = identify(rt, path, &identity, &names).await?;
+        let boot_id = read_boot_id(rt).await;
+        let marker_path = path.join(CLEAN_MARKER);
+        let marker = match read_small(rt, &marker_path).await? {
+            // An unreadable marker proves nothing: the logs are checked.
+            Some(bytes) => CleanMarker::decode(&marker_path.to_string_lossy(), &bytes)
+                .inspect_err(|error| tracing::warn!(%error, "clean marker ignored"))
+                .ok(),
+            None => None,
+        };
+        let start = if first_start || marker.is_some() {
+            StartKind::Clean
+        } else if boot_id.is_some() && read_boot_marker(rt, path).await? == boot_id {
+            StartKind::ProcessDeath
+        } else {
+            StartKind::Unclean
+        };
+        let mut dir = LogDir {
+            rt: rt.clone(),
+            path: path.to_owned(),
+            meta,
+            start,
+            boot_id,
+            previous_broker_epoch: marker.map_or(-1, |m| m.broker_epoch),
+            partitions: names.partitions,
+            deleted: names.deleted,
+            damaged: Vec::new(),
+            recovery_points: RefCell::default(),
+            high_watermarks: RefCell::default(),
+            log_starts: RefCell::default(),
+            writing: FifoMutex::new(),
+            _lock: lock,
+        };
+        dir.recovery_points = RefCell::new(dir.read_offsets(RECOVERY_POINTS).await?);
+        dir.high_watermarks = RefCell::new(dir.read_offsets(HIGH_WATERMARKS).await?);
+        dir.log_starts = RefCell::new(dir.read_offsets(LOG_STARTS).await?);
+        if start == StartKind::Clean {
+            dir.mark_recovered().await?;
+        }
+        match rt.unlink(&marker_path).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("unlink", &marker_path)(e));
+            }
+            _ => {}
+        }
+        rt.sync_dir(path)
+            .await
+            .map_err(io_error("fsync directory", path))?;
+        Ok(dir)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster_id(&self) -> &str {
+        &self.meta.cluster_id
+    }
+
+    /// Its own id; zero in a directory that has none.
+    pub fn directory_id(&self) -> [u8; 16] {
+        self.meta.directory_id.unwrap_or_default()
+    }
+
+    /// How the last run ended.
+    pub fn start_kind(&self) -> StartKind {
+        self.start
+    }
+
+    /// Broker epoch of the run that stopped cleanly, -1 when none did.
+    pub fn previous_broker_epoch(&self) -> i64 {
+        self.previous_broker_epoch
+    }
+
+    /// Partitions found at the start, sorted.
+    pub fn partitions(&self) -> &[PartitionDir] {
+        &self.partitions
+    }
+
+    /// Directories of deleted partitions found at the start, to be removed.
+    pub fn deleted(&self) -> &[PathBuf] {
+        &self.deleted
+    }
+
+    /// Checkpoints that could not be read at the start and were set aside (`.bad`): their offsets
+    /// count as unknown.
+    pub fn damaged(&self) -> &[FormatError] {
+        &self.damaged
+    }
+
+    /// Recovery points as last read or written.
+    pub fn recovery_points(&self) -> OffsetMap {
+        self.recovery_points.borrow().clone()
+    }
+
+    /// High watermarks as last read or written.
+    pub fn high_watermarks(&self) -> OffsetMap {
+        self.high_watermarks.borrow().clone()
+    }
+
+    /// Log start offsets as last read or written.
+    pub fn log_starts(&self) -> OffsetMap {
+        self.log_starts.borrow().clone()
+    }
+
+    /// Replaces the recovery points; durable when it answers.
+    pub async fn write_recovery_points(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
+        self.write_offsets(RECOVERY_POINTS, &self.recovery_points, |map| {
+            map.clone_from(offsets)
+        })
+        .await
+    }
+
+    /// Replaces the high watermarks; durable when it answers.
+    pub async fn write_high_watermarks(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
+        self.write_offsets(HIGH_WATERMARKS, &self.high_watermarks, |map| {
+            map.clone_from(offsets)
+        })
+        .await
+    }
+
+    /// Replaces the log start offsets; durable when it answers.
+    pub async fn write_log_starts(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
+        self.write_offsets(LOG_STARTS, &self.log_starts, |map| map.clone_from(offsets))
+            .await
+    }
+
+    /// Lowers the recovery point and the high watermark of one partition to at most `offset`;
+    /// durable when it answers. To be done before a log is cut to `offset`.
+    pub async fn lower(&self, topic: &str, partition: i32, offset: i64) -> Result<(), LogDirError> {
+        let key = (topic.to_owned(), partition);
+        for (name, map) in [
+            (RECOVERY_POINTS, &self.recovery_points),
+            (HIGH_WATERMARKS, &self.high_watermarks),
+        ] {
+            if map.borrow().get(&key).is_some_and(|&at| at > offset) {
+                let lower = |map: &mut OffsetMap| _ = map.insert(key.clone(), offset);
+                self.write_offsets(name, map, lower).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops one partition from every checkpoint; durable when it answers. To be done before a
+    /// partition of that name can be made again.
+    pub async fn forget(&self, topic: &str, partition: i32) -> Result<(), LogDirError> {
+        let key = (topic.to_owned(), partition);
+        let all = [
+            (RECOVERY_POINTS, &self.recovery_points),
+            (HIGH_WATERMARKS, &self.high_watermarks),
+            (LOG_STARTS, &self.log_starts),
+        ];
+        for (name, map) in all {
+            if map.borrow().contains_key(&key) {
+                self.write_offsets(name, map, |map| _ = map.remove(&key))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that every log here is whole under the running kernel: a start that finds this boot
+    /// id, and no clean marker, knows that only the process died. After [`StartKind::Unclean`] the
+    /// caller does this once recovery is done and its consequences are known where they must be;
+    /// until then another start is unclean again. Durable when it answers.
+    pub async fn mark_recovered(&self) -> Result<(), LogDirError> {
+        let Some(boot_id) = &self.boot_id else {
+            return Ok(());
+        };
+        if read_boot_marker(&self.rt, &self.path).await?.as_ref() == Some(boot_id) {
+            return Ok(());
+        }
+        self.write(BOOT_MARKER, format!("{boot_id}\n").into_bytes())
+            .await
+    }
+
+    /// The last act of a clean stop, when every log is flushed and closed and the checkpoints are
+    /// written; durable when it answers. `broker_epoch` is this incarnation's, -1 = none.
+    pub async fn write_clean_marker(&self, broker_epoch: i64) -> Result<(), LogDirError> {
+        let marker = CleanMarker {
+            broker_epoch,
+            boot_id: self.boot_id.clone(),
+        };
+        self.write(CLEAN_MARKER, marker.encode()).await
+    }
+
+    async fn write_offsets(
+        &self,
+        name: &'static str,
+        map: &RefCell<OffsetMap>,
+        change: impl FnOnce(&mut OffsetMap),
+    ) -> Result<(), LogDirError> {
+        // Changes of one map are written in the order they were made.
+        let _turn = self.writing.lock().await;
+        change(&mut map.borrow_mut());
+        let bytes = files::encode_offsets(&map.borrow());
+        self.write_now(name, bytes).await
+    }
+
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), LogDirError> {
+        let _turn = self.writing.lock().await;
+        self.write_now(name, bytes).await
+    }
+
+    async fn write_now(&self, name: &str, bytes: Vec<u8>) -> Result<(), LogDirError> {
+        let path = self.path.join(name);
+        self.rt
+            .write_atomic(&path, bytes)
+            .await
+            .map_err(io_error("write", &path))
+    }
+
+    /// A checkpoint; one that is not there is empty, one that is damaged is set aside and empty:
+    /// recovery then believes nothing and reads more.
+    async fn read_offsets(&mut self, name: &str) -> Result<OffsetMap, LogDirError> {
+        let path = self.path.join(name);
+        let Some(bytes) = read_bounded(&self.rt, &path, CHECKPOINT_BYTES_MAX).await? else {
+            return Ok(OffsetMap::new());
+        };
+        match files::decode_offsets(&path.to_string_lossy(), &bytes) {
+            Ok(offsets) => Ok(offsets),
+            Err(error) => {
+                tracing::error!(%error, "checkpoint damaged: set aside, its offsets count as unknown");
+                let aside = self.path.join(format!("{name}{BAD_SUFFIX}"));
+                self.rt
+                    .rename(&path, &aside)
+                    .await
+                    .map_err(io_error("set aside", &path))?;
+                self.damaged.push(error);
+                Ok(OffsetMap::new())
+            }
+        }
+    }
+}
+
+/// Writes `partition.metadata` into a partition's directory; durable when it answers.
+pub async fn write_partition_metadata(
+    rt: &Rt,
+    partition_dir: &Path,
+    topic_id: &[u8; 16],
+) -> Result<(), LogDirError> {
+    let path = partition_dir.join(PARTITION_METADATA);
+    let bytes = files::encode_partition_metadata(topic_id);
+    rt.write_atomic(&path, bytes)
+        .await
+        .map_err(io_error("write", &path))
+}
+
+/// The topic id in a partition's directory; `None` when it has no `partition.metadata`.
+pub async fn read_partition_metadata(
+    rt: &Rt,
+    partition_dir: &Path,
+) -> Result<Option<[u8; 16]>, LogDirError> {
+    let path = partition_dir.join(PARTITION_METADATA);
+    match read_small(rt, &path).await? {
+        Some(bytes) => files::decode_partition_metadata(&path.to_string_lossy(), &bytes)
+            .map(Some)
+            .map_err(LogDirError::Format),
+        None => Ok(None),
+    }
+}
+
+/// A random (version 4) UUID that does not print with a leading dash, which command lines take
+/// for an option.
+pub fn random_uuid(rt: &Rt) -> [u8; 16] {
+    loop {
+        let n = u128::from(rt.random_u64()) << 64 | u128::from(rt.random_u64());
+        let n = n & !(0xF << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let id = n.to_be_bytes();
+        if !files::encode_uuid(&id).starts_with('-') {
+            return id;
+        }
+    }
+}
+
+/// Directories found below a log directory.
+#[derive(Default)]
+struct Names {
+    partitions: Vec<PartitionDir>,
+    deleted: Vec<PathBuf>,
+}
+
+impl Names {
+    async fn read(rt: &Rt, path: &Path) -> Result<Names, LogDirError> {
+        let mut names = Names::default();
+        for entry in rt.read_dir(path).await.map_err(io_error("list", path))? {
+            if !entry.is_dir {
+                continue;
+            }
+            match files::parse_dir_name(&entry.name) {
+                DirName::Partition { topic, partition } if topic != METADATA_TOPIC => {
+                    names.partitions.push(PartitionDir {
+                        topic,
+                        partition,
+                        path: path.join(&entry.name),
+                    });
+                }
+                DirName::Deleted => names.deleted.push(path.join(&entry.name)),
+                DirName::Partition { .. } | DirName::Other => {}
+            }
+        }
+        names.partitions.sort();
+        Ok(names)
+    }
+}
+
+async fn lock(
+    rt: &Rt,
+    path: &Path,
+    take_lock: Option<TakeLock>,
+) -> Result<Option<HeldLock>, LogDirError> {
+    let Some(take_lock) = take_lock else {
+        return Ok(None);
+    };
+    let lock_path = path.join(LOCK_FILE);
+    let target = lock_path.clone();
+    match rt.blocking(move || take_lock(&target)).await {
+        Ok(Some(held)) => Ok(Some(held)),
+        Ok(None) => Err(LogDirError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(e) => Err(io_error("lock", &lock_path)(e)),
+    }
+}
+
+/// Checks whose directory it is, or makes it this node's; true when it was made now.
+async fn identify(
+    rt: &Rt,
+    path: &Path,
+    identity: &Identity,
+    names: &Names,
+) -> Result<(MetaProperties, bool), LogDirError> {
+    let file = path.join(META_PROPERTIES);
+    if let Some(bytes) = read_small(rt, &file).await? {
+        let meta =
+            MetaProperties::decode(&file.to_string_lossy(), &bytes).map_err(LogDirError::Format)?;
+        if meta.node_id != identity.node_id {
+            let (found, expected) = (meta.node_id, identity.node_id);
+            return Err(LogDirError::WrongNode {
+                path: path.to_owned(),
+                found,
+                expected,
+            });
+        }
+        if let Some(expected) = identity
+            .cluster_id
+            .as_ref()
+            .filter(|id| **id != meta.cluster_id)
+        {
+            let (found, expected) = (meta.cluster_id, expected.clone());
+            return Err(LogDirError::WrongCluster {
+                path: path.to_owned(),
+                found,
+                expected,
+            });
+        }
+        return Ok((meta, false));
+    }
+    if let Some(partition) = names.partitions.first() {
+        let partition = files::partition_dir_name(&partition.topic, partition.partition);
+        return Err(LogDirError::NoMetaProperties {
+            path: path.to_owned(),
+            partition,
+        });
+    }
+    let cluster_id = identity
+        .cluster_id
+        .clone()
+        .unwrap_or_else(|| files::encode_uuid(&random_uuid(rt)));
+    if !files::legal_cluster_id(&cluster_id) {
+        return Err(LogDirError::BadClusterId { id: cluster_id });
+    }
+    let meta = MetaProperties {
+        cluster_id,
+        node_id: identity.node_id,
+        directory_id: Some(random_uuid(rt)),
+    };
+    rt.write_atomic(&file, meta.encode())
+        .await
+        .map_err(io_error("write", &file))?;
+    // The directory itself, and those above that were made with it, must survive too.
+    for above in path.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            above
+        };
+        match rt.sync_dir(above).await {
+            // One that may not be opened was not made here.
+            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(io_error("fsync directory", above)(e));
+            }
+            _ => {}
+        }
+    }
+    Ok((meta, true))
+}
+
+async fn read_boot_id(rt: &Rt) -> Option<String> {
+    let bytes = rt.read_whole(BOOT_ID_PATH, SMALL_FILE_BYTES_MAX).await;
+    let id = bytes.ok().and_then(parse_boot_id);
+    if id.is_none() {
+        tracing::warn!(
+            "{BOOT_ID_PATH} cannot be read: every stop that is not clean counts as a power loss"
+        );
+    }
+    id
+}
+
+/// Boot id under which the directory was last whole; anything unreadable counts as none.
+async fn read_boot_marker(rt: &Rt, path: &Path) -> Result<Option<String>, LogDirError> {
+    Ok(read_small(rt, &path.join(BOOT_MARKER))
+        .await?
+        .and_then(parse_boot_id))
+}
+
+fn parse_boot_id(bytes: Vec<u8>) -> Option<String> {
+    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
+    files::legal_boot_id(&id).then_some(id)
+}
+
+async fn read_small(rt: &Rt, path: &Path) -> Result<Option<Vec<u8>>, LogDirError> {
+    read_bounded(rt, path, SMALL_FILE_BYTES_MAX).await
+}
+
+async fn read_bounded(
+    rt: &Rt,
+    path: &Path,
+    bytes_max: usize,
+) -> Result<Option<Vec<u8>>, LogDirError> {
+    match rt.read_whole(path, bytes_max).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("read", path)(e)),
+    }
+}
+
+fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> LogDirError + use<'a> {
+    let path = path.to_owned();
+    move |source| LogDirError::Io {
+        action,
+        path,
+        source,
+    }
 }
