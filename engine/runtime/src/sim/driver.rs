@@ -1,0 +1,201 @@
+//! The simulation's side of the seam: one [`Driver`] per shard over a shared world.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::exec::CACHE_WINDOW_BYTES;
+use super::rng::Rng;
+use super::world::SimWorld;
+use crate::driver::{
+    Cached, Completion, Doorbell, Driver, DriverCounters, FileHandle, Op, SocketHandle, Token,
+};
+
+/// Turns a dead driver takes before it says so loudly.
+const DEAD_TURNS_MAX: u64 = 100_000;
+
+/// The machine below one shard of a simulated process.
+///
+/// Made on a crashed world, it is the first shard of the next process. After a crash it is dead:
+/// nothing completes any more but what is cancelled (so that an executor can be closed).
+pub struct SimDriver {
+    world: SimWorld,
+    port: u32,
+    incarnation: u64,
+    rng: Rng,
+    bell: Arc<SimDoorbell>,
+    counters: DriverCounters,
+    dead_turns: u64,
+}
+
+struct SimDoorbell(AtomicBool);
+
+impl Doorbell for SimDoorbell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl SimDriver {
+    /// A shard on `world`. Shards of one process differ in `shard_seed`.
+    pub fn new(world: &SimWorld, shard_seed: u64) -> SimDriver {
+        let mut state = world.lock();
+        state.crashed = false;
+        let port = state.add_port();
+        let incarnation = state.incarnation;
+        drop(state);
+        SimDriver {
+            world: world.clone(),
+            port,
+            incarnation,
+            rng: Rng::new(world.seed(), (shard_seed << 8) ^ (incarnation << 40) ^ 3),
+            bell: Arc::new(SimDoorbell(AtomicBool::new(false))),
+            counters: DriverCounters::default(),
+            dead_turns: 0,
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.world.lock().incarnation != self.incarnation
+    }
+
+    fn dead_turn(&mut self, completions: &mut Vec<Completion>) -> bool {
+        self.dead_turns += 1;
+        assert!(
+            self.dead_turns < DEAD_TURNS_MAX,
+            "the simulated process is dead, but its executor runs on: drive it with sim::run_until_crash"
+        );
+        let mut state = self.world.lock();
+        if let Some(port) = state.ports.get_mut(&self.port) {
+            completions.append(&mut port.ready);
+        }
+        drop(state);
+        self.world.wake_crash_watchers();
+        true
+    }
+}
+
+impl Driver for SimDriver {
+    fn submit(&mut self, op: Op) -> Token {
+        self.counters.submitted += 1;
+        let mut state = self.world.lock();
+        let is_dead = state.incarnation != self.incarnation;
+        state.submit(self.port, is_dead, op)
+    }
+
+    fn cancel(&mut self, token: Token) {
+        self.world.lock().cancel(self.port, token);
+    }
+
+    fn turn(&mut self, wait: Option<Duration>, completions: &mut Vec<Completion>) -> bool {
+        self.counters.enters += 1;
+        if self.is_dead() {
+            return self.dead_turn(completions);
+        }
+        let rang = self.bell.0.swap(false, Ordering::SeqCst);
+        let first = completions.len();
+        let mut state = self.world.lock();
+        state.now_ns += 500;
+        state.start_queued(self.port);
+        let deadline_ns = if rang {
+            Some(state.now_ns)
+        } else {
+            let saturated = |wait: Duration| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+            wait.map(|wait| state.now_ns.saturating_add(saturated(wait)))
+        };
+        let is_alive = state.advance(self.port, deadline_ns);
+        let is_alone = state.ports.len() == 1;
+        if state.incarnation != self.incarnation {
+            drop(state);
+            return self.dead_turn(completions);
+        }
+        if let Some(port) = state.ports.get_mut(&self.port) {
+            completions.append(&mut port.ready);
+        }
+        drop(state);
+        assert!(
+            is_alive || !is_alone,
+            "deadlock in the simulation: the shard sleeps for ever, with no operation in flight and no timer"
+        );
+        for completion in &mut completions[first..] {
+            if let Op::Blocking { work } = &mut completion.op
+                && completion.result.is_ok()
+                && let Some(work) = work.take()
+            {
+                work();
+            }
+        }
+        rang
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.world.now_ns()
+    }
+
+    fn wall_clock_ms(&self) -> i64 {
+        self.world.wall_clock_ms()
+    }
+
+    fn random_u64(&mut self) -> u64 {
+        let value = self.rng.next_u64();
+        self.world.lock().trace.add(value);
+        value
+    }
+
+    /// ENOSYS: there is no simulated network yet.
+    fn send_file(
+        &mut self,
+        _: &SocketHandle,
+        _: &FileHandle,
+        _: u64,
+        _: usize,
+    ) -> io::Result<usize> {
+        self.counters.sendfile_calls += 1;
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
+
+    fn is_cached(&mut self, file: &FileHandle, offset: u64, len: usize) -> io::Result<Cached> {
+        let mut state = self.world.lock();
+        let errno = io::Error::from_raw_os_error;
+        let ino = state
+            .handles
+            .get(&file.0.raw)
+            .map(|open| open.ino)
+            .ok_or_else(|| errno(libc::EBADF))?;
+        // Memory pressure may take a page at any time.
+        let evicted = state.rng.of_256(16);
+        let sim_file = state.tree.file(ino).map_err(errno)?;
+        let end = offset.saturating_add(len as u64).min(sim_file.size());
+        for window in offset / CACHE_WINDOW_BYTES..end.div_ceil(CACHE_WINDOW_BYTES) {
+            if evicted {
+                sim_file.cached.remove(&window);
+            }
+            if !sim_file.cached.contains(&window) {
+                return Ok(Cached::MissingAt(offset.max(window * CACHE_WINDOW_BYTES)));
+            }
+        }
+        Ok(Cached::All)
+    }
+
+    fn doorbell(&self) -> Arc<dyn Doorbell> {
+        self.bell.clone()
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+impl Drop for SimDriver {
+    fn drop(&mut self) {
+        let mut state = self.world.lock();
+        if state.incarnation == self.incarnation {
+            state.abandon_port(self.port);
+        }
+        let port = state.ports.remove(&self.port);
+        drop(state);
+        mem::drop(port);
+    }
+}

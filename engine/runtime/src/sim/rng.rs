@@ -1,0 +1,91 @@
+//! Chance and the trace hash of the twin: small, fast, the same on every machine.
+
+/// xoshiro256**, seeded through splitmix64.
+#[derive(Debug, Clone)]
+pub(super) struct Rng([u64; 4]);
+
+/// One step of splitmix64: a good mixer of a single word.
+pub(super) fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl Rng {
+    /// Independent streams of one seed differ in `stream`.
+    pub(super) fn new(seed: u64, stream: u64) -> Rng {
+        let mut state = seed;
+        let mut mixed = splitmix(&mut state) ^ stream.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        Rng(std::array::from_fn(|_| splitmix(&mut mixed)))
+    }
+
+    pub(super) fn next_u64(&mut self) -> u64 {
+        let s = &mut self.0;
+        let out = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
+        let t = s[1] << 17;
+        s[2] ^= s[0];
+        s[3] ^= s[1];
+        s[1] ^= s[2];
+        s[0] ^= s[3];
+        s[2] ^= t;
+        s[3] = s[3].rotate_left(45);
+        out
+    }
+
+    /// Uniform in `0..n`; 0 when `n` is 0.
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// Uniform in `low..=high`.
+    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low.saturating_add(self.below(high.saturating_sub(low).saturating_add(1)))
+    }
+
+    /// True `n` times out of 256.
+    pub(super) fn of_256(&mut self, n: u32) -> bool {
+        self.below(256) < u64::from(n)
+    }
+
+    /// True with probability `ppm` / 1,000,000. Draws nothing when `ppm` is 0.
+    pub(super) fn ppm(&mut self, ppm: u32) -> bool {
+        ppm > 0 && self.below(1_000_000) < u64::from(ppm)
+    }
+
+    /// How much of what is unsettled survives, out of 256: nothing, all, or something between.
+    pub(super) fn survival(&mut self) -> u32 {
+        [0, 16, 128, 128, 240, 256][self.below(6) as usize]
+    }
+}
+
+/// Order-sensitive hash of all that happened.
+#[derive(Debug, Clone)]
+pub(super) struct Trace(u64);
+
+impl Trace {
+    pub(super) fn new(seed: u64) -> Trace {
+        Trace(seed ^ 0x51_7C_C1_B7_27_22_0A_95)
+    }
+
+    pub(super) fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95);
+    }
+
+    pub(super) fn add_bytes(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            let word: [u8; 8] = word.try_into().expect("chunks of exactly eight");
+            self.add(u64::from_le_bytes(word));
+        }
+        let mut last = [0; 8];
+        last[..words.remainder().len()].copy_from_slice(words.remainder());
+        self.add(u64::from_le_bytes(last) ^ (bytes.len() as u64).rotate_left(32));
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        let mut state = self.0;
+        splitmix(&mut state)
+    }
+}
