@@ -279,11 +279,12 @@ impl FlushState {
             &mut self.log_end,
             &mut self.written_end,
             &mut self.flushed_end,
-            &mut self.due,
         ] {
             *mark = (*mark).min(end);
         }
-        self.wanted_end = self.wanted_end.min(end);
+        let last_due = self.spans.iter().rfind(|s| s.first_due.is_some());
+        self.due = last_due.map_or(self.flushed_end, |s| s.next_offset);
+        self.wanted_end = self.due;
         self.submitted_end = self.flushed_end;
     }
 
