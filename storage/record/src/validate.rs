@@ -3,8 +3,15 @@
 //! First the batch: exactly one, format version 2, base offset 0, not larger than allowed, CRC right, a codec that exists, a count that matches the
 //! offsets, no control records, a sequence when there is a producer id. Then every record, decompressed by stream where
 //! needed: well formed, offsets 0, 1, 2 ..., a key where the topic is compacted, a timestamp the topic allows.
-//! Corelog is stricter than Kafka in three points: the batch must fill the bytes, records of an uncompressed batch must be
-//! numbered densely too, and a compressed batch with wrong inner offsets is refused instead of rebuilt.
+//!
+//! Where Corelog differs from Kafka, it refuses more, so that whatever is stored can be read by every client:
+//! - the batch must fill the bytes (Kafka cuts off a partial batch that follows);
+//! - the records of an uncompressed batch must be numbered densely, too, and a compressed batch with wrong inner offsets is refused
+//!   instead of rebuilt;
+//! - the fields of a record must fill its length in a compressed batch, too;
+//! - a batch marked LogAppendTime is refused whatever the topic's timestamp type;
+//! - a payload that does not decompress is INVALID_RECORD and an unknown codec UNSUPPORTED_COMPRESSION_TYPE (Kafka:
+//!   UNKNOWN_SERVER_ERROR for both).
 //!
 //! Nothing is allocated per record, except to describe the records of a batch that is refused.
 

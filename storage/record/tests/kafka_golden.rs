@@ -1,9 +1,11 @@
-//! Batches that Kafka's own classes wrote (tests/golden/GenerateBatches.java): read, validated, and built again.
+//! Batches and a producer snapshot that Kafka's own classes wrote (tests/golden/Generate*.java): read, validated, and made
+//! again.
 
 mod common;
 
 use common::{Plain, build, rules};
-use corelog_record::batch::TimestampType;
+use corelog_record::batch::{TimestampType, patch_base_offset_and_epoch};
+use corelog_record::schemas::{EndTxnMarker, ProducerSnapshotEntry, producer_snapshot};
 use corelog_record::{BatchBuilder, BatchView, Codec, validate};
 
 const GOLDEN: [(Codec, &[u8]); 5] = [
@@ -105,4 +107,62 @@ fn r14_kafkas_batches_are_valid() {
 fn r03_an_uncompressed_batch_is_built_as_kafka_builds_it() {
     let builder = BatchBuilder::new(Codec::None, 1_700_000_000_000).producer(4242, 7, 1000);
     assert_eq!(build(builder, &expected()), GOLDEN[0].1);
+}
+
+#[test]
+fn r11_a_producer_snapshot_has_kafkas_bytes() {
+    let golden = include_bytes!("golden/producers.snapshot");
+    let idempotent = ProducerSnapshotEntry {
+        producer_id: 1000,
+        producer_epoch: 3,
+        last_sequence: 41,
+        last_offset: 1234,
+        offset_delta: 9,
+        timestamp: 1_700_000_000_123,
+        coordinator_epoch: -1,
+        current_txn_first_offset: -1,
+    };
+    let transactional = ProducerSnapshotEntry {
+        producer_id: 1001,
+        producer_epoch: 0,
+        last_sequence: i32::MAX,
+        last_offset: 1300,
+        offset_delta: 0,
+        timestamp: 1_700_000_000_456,
+        coordinator_epoch: 17,
+        current_txn_first_offset: 1200,
+    };
+    // Kafka writes an offset delta of 0 for a producer of which it knows no batch.
+    let marker_only = ProducerSnapshotEntry {
+        producer_id: 1002,
+        producer_epoch: 5,
+        last_sequence: -1,
+        last_offset: -1,
+        offset_delta: 0,
+        timestamp: 1_700_000_000_789,
+        coordinator_epoch: 18,
+        current_txn_first_offset: -1,
+    };
+    let entries = [idempotent, transactional, marker_only];
+    assert_eq!(producer_snapshot::decode(golden).unwrap(), entries);
+    assert_eq!(producer_snapshot::encode(&entries), golden);
+}
+
+#[test]
+fn r12_transaction_markers_have_kafkas_bytes() {
+    let abort = include_bytes!("golden/abort-marker.batch");
+    let commit = include_bytes!("golden/commit-marker.batch");
+    for (golden, committed) in [(abort, false), (commit, true)] {
+        let marker = EndTxnMarker {
+            committed,
+            coordinator_epoch: 31,
+        };
+        assert_eq!(
+            EndTxnMarker::of_batch(&BatchView::parse(golden).unwrap()),
+            Some(marker)
+        );
+        let mut built = marker.build_batch(1_700_000_000_000, 9, 2);
+        patch_base_offset_and_epoch(&mut built, 77, 4);
+        assert_eq!(built, golden);
+    }
 }

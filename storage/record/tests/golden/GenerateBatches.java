@@ -9,7 +9,7 @@ import org.apache.kafka.common.record.TimestampType;
 import org.apache.kafka.common.record.internal.*;
 
 /**
- * Writes the batches in this directory with Kafka's own classes, one file per codec:
+ * Writes the batches in this directory with Kafka's own classes, one file per codec and two transaction markers:
  * java -cp 'kafka-clients-4.3.1.jar:snappy-java.jar:zstd-jni.jar:lz4-java.jar:slf4j-api.jar' GenerateBatches.java .
  * With --check it reads every *.batch file of a directory instead, and prints the records.
  */
@@ -38,6 +38,13 @@ public class GenerateBatches {
             byte[] bytes = new byte[out.remaining()];
             out.get(bytes);
             Files.write(Path.of(args[0], type.name + ".batch"), bytes);
+        }
+        for (ControlRecordType type : new ControlRecordType[] {ControlRecordType.ABORT, ControlRecordType.COMMIT}) {
+            ByteBuffer out = MemoryRecords.withEndTransactionMarker(77L, 1_700_000_000_000L, 4, 9L, (short) 2,
+                new EndTransactionMarker(type, 31)).buffer();
+            byte[] bytes = new byte[out.remaining()];
+            out.get(bytes);
+            Files.write(Path.of(args[0], type.name().toLowerCase() + "-marker.batch"), bytes);
         }
     }
 
