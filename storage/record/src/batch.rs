@@ -1,8 +1,10 @@
-//! RecordBatch v2: the 61-byte header, a view of a whole batch, and the few in-place changes a broker makes.
+//! RecordBatch v2: the 61-byte header, a view of a whole batch, and the few in-place changes a
+//! broker makes.
 //!
-//! All integers are big-endian. Bytes 0..8 (base offset), 8..12 (length) and 12..16 (partition leader epoch) lie before
-//! the CRC field and outside its range, so a broker gives a batch its place in the log without touching the CRC, which covers
-//! everything from the attributes (byte 21) to the end of the batch.
+//! All integers are big-endian. Bytes 0..8 (base offset), 8..12 (length) and 12..16 (partition
+//! leader epoch) lie before the CRC field and outside its range, so a broker gives a batch its
+//! place in the log without touching the CRC, which covers everything from the attributes (byte 21)
+//! to the end of the batch.
 
 use crate::codec::{Codec, CodecError, decompress};
 use crate::record::{RecordError, RecordIter};
@@ -146,8 +148,8 @@ impl From<RecordError> for BatchError {
     }
 }
 
-/// The header of a batch, field by field. `length` is at least [`LENGTH_MIN`] and `magic` is 2 when it comes from
-/// [`BatchHeader::parse`]; every other field is as the bytes say and unchecked.
+/// The header of a batch, field by field. `length` is at least [`LENGTH_MIN`] and `magic` is 2 when
+/// it comes from [`BatchHeader::parse`]; every other field is as the bytes say and unchecked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// Offset of the first record.
@@ -187,8 +189,9 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 impl BatchHeader {
-    /// Reads the header at the front of `bytes`. Only the header must be there; the records need not.
-    /// Fails when fewer than 61 bytes are there, the magic is not 2, or the length field is below 49.
+    /// Reads the header at the front of `bytes`. Only the header must be there; the records need
+    /// not. Fails when fewer than 61 bytes are there, the magic is not 2, or the length field is
+    /// below 49.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         let Some(h) = bytes.first_chunk::<HEADER_BYTES>() else {
@@ -323,7 +326,8 @@ pub fn increment_sequence(sequence: i32, increment: i32) -> i32 {
     (i64::from(sequence) + i64::from(increment)).rem_euclid(1 << 31) as i32
 }
 
-/// A whole batch in memory. The header is parsed; the CRC and the records are not checked until asked.
+/// A whole batch in memory. The header is parsed; the CRC and the records are not checked until
+/// asked.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchView<'a> {
     /// The parsed header.
@@ -378,14 +382,15 @@ impl<'a> BatchView<'a> {
         &self.bytes[HEADER_BYTES..]
     }
 
-    /// The records of an uncompressed batch, without a copy. For a compressed batch the items are errors or nonsense:
-    /// ask `header.codec()` first, or use [`BatchView::decompressed_records`].
+    /// The records of an uncompressed batch, without a copy. For a compressed batch the items are
+    /// errors or nonsense: ask `header.codec()` first, or use [`BatchView::decompressed_records`].
     #[inline]
     pub fn records(&self) -> RecordIter<'a> {
         RecordIter::new(self.payload(), self.header.records_count)
     }
 
-    /// The records of any batch; a compressed payload is decompressed into memory, up to `limit_bytes`.
+    /// The records of any batch; a compressed payload is decompressed into memory, up to
+    /// `limit_bytes`.
     pub fn decompressed_records(
         &self,
         limit_bytes: usize,
@@ -429,9 +434,9 @@ impl<'a> IntoIterator for &'a DecompressedRecords<'_> {
     }
 }
 
-/// Iterator over batches that lie one after the other: `(position in the slice, header, bytes of the batch)`.
-/// A batch that is not all there ends it without an error; a bad length or magic is one error, and then the end.
-/// CRCs are not checked.
+/// Iterator over batches that lie one after the other: `(position in the slice, header, bytes of
+/// the batch)`. A batch that is not all there ends it without an error; a bad length or magic is
+/// one error, and then the end. CRCs are not checked.
 #[derive(Debug, Clone)]
 pub struct BatchIter<'a> {
     bytes: &'a [u8],
@@ -490,7 +495,8 @@ pub fn patch_base_offset_and_epoch(batch: &mut [u8], base_offset: i64, leader_ep
         .copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
-/// Marks the batch as LogAppendTime with `timestamp_ms` for all its records, and recomputes the CRC.
+/// Marks the batch as LogAppendTime with `timestamp_ms` for all its records, and recomputes the
+/// CRC.
 ///
 /// # Panics
 /// When `batch` is shorter than a header; `batch` must be exactly one batch.

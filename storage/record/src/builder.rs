@@ -9,7 +9,8 @@ use crate::codec::{Codec, compress};
 use crate::record::Header;
 use crate::varint::{varlong_size_bytes, write_varlong};
 
-/// Collects records and makes one batch of them, with base offset 0 unless told otherwise, as a producer sends it.
+/// Collects records and makes one batch of them, with base offset 0 unless told otherwise, as a
+/// producer sends it.
 #[derive(Debug, Clone)]
 pub struct BatchBuilder {
     codec: Codec,

@@ -2,17 +2,20 @@
 //!
 //! What each stream looks like on the wire, as Kafka's clients write and read it:
 //! - gzip: one or more members, one after the other.
-//! - snappy: xerial framing (a 16-byte header that begins with `0x82 SNAPPY 0`, then blocks of `u32 length, raw snappy`), or one
-//!   raw snappy block without framing.
-//! - lz4: one LZ4 frame with independent blocks. Dependent blocks are refused, as Kafka refuses them.
+//! - snappy: xerial framing (a 16-byte header that begins with `0x82 SNAPPY 0`, then blocks of `u32
+//!   length, raw snappy`), or one raw snappy block without framing.
+//! - lz4: one LZ4 frame with independent blocks. Dependent blocks are refused, as Kafka refuses
+//!   them.
 //! - zstd: one or more frames, window up to 2^27 bytes.
 //!
-//! Decompression always has a limit on the bytes it makes; input that would exceed it costs no more than the limit.
+//! Decompression always has a limit on the bytes it makes; input that would exceed it costs no more
+//! than the limit.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// Largest zstd window that is accepted, as a power of two; what Kafka's library accepts by default.
+/// Largest zstd window that is accepted, as a power of two; what Kafka's library accepts by
+/// default.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// First bytes of the xerial snappy framing.
 pub const SNAPPY_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
@@ -125,8 +128,9 @@ impl fmt::Display for CodecError {
 
 impl std::error::Error for CodecError {}
 
-/// Compresses `bytes`. `level` is gzip's 1 to 9 or zstd's -131072 to 22, clamped; `None` is the codec's default (6 and 3).
-/// Snappy (xerial framing) and lz4 (64 KiB independent blocks) have one level.
+/// Compresses `bytes`. `level` is gzip's 1 to 9 or zstd's -131072 to 22, clamped; `None` is the
+/// codec's default (6 and 3). Snappy (xerial framing) and lz4 (64 KiB independent blocks) have one
+/// level.
 pub fn compress(codec: Codec, level: Option<i32>, bytes: &[u8]) -> Vec<u8> {
     const IN_MEMORY: &str = "writing to memory does not fail";
     match codec {
@@ -172,8 +176,8 @@ fn compress_snappy(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Decompresses all of `bytes` into memory; fails when that is more than `limit_bytes`, or the stream is not whole.
-/// `Codec::None` copies.
+/// Decompresses all of `bytes` into memory; fails when that is more than `limit_bytes`, or the
+/// stream is not whole. `Codec::None` copies.
 pub fn decompress(codec: Codec, bytes: &[u8], limit_bytes: usize) -> Result<Vec<u8>, CodecError> {
     let mut decompressor = Decompressor::new(codec, bytes, limit_bytes)?;
     let mut out = Vec::with_capacity(bytes.len().saturating_mul(3).min(limit_bytes).min(1 << 20));
@@ -186,8 +190,9 @@ pub fn decompress(codec: Codec, bytes: &[u8], limit_bytes: usize) -> Result<Vec<
     }
 }
 
-/// Decompresses a payload piece by piece, so that the whole output is never in memory (a raw snappy block is the
-/// exception: it has no smaller unit). Also an [`io::Read`], whose errors carry the [`CodecError`].
+/// Decompresses a payload piece by piece, so that the whole output is never in memory (a raw snappy
+/// block is the exception: it has no smaller unit). Also an [`io::Read`], whose errors carry the
+/// [`CodecError`].
 pub struct Decompressor<'a> {
     codec: Codec,
     source: Source<'a>,
@@ -292,8 +297,8 @@ fn corrupt(codec: Codec, reason: impl ToString) -> CodecError {
     }
 }
 
-/// Reads one LZ4 frame. The decoder behind it takes the end of the bytes for the end of the frame, so the end mark is
-/// checked here, and what follows the frame is ignored, as Kafka's reader does.
+/// Reads one LZ4 frame. The decoder behind it takes the end of the bytes for the end of the frame,
+/// so the end mark is checked here, and what follows the frame is ignored, as Kafka's reader does.
 struct Lz4Reader<'a> {
     decoder: lz4_flex::frame::FrameDecoder<&'a [u8]>,
     frame: &'a [u8],
@@ -302,7 +307,8 @@ struct Lz4Reader<'a> {
 }
 
 impl<'a> Lz4Reader<'a> {
-    /// Refuses what Kafka's reader refuses, before the decoder sizes its buffers by the frame header.
+    /// Refuses what Kafka's reader refuses, before the decoder sizes its buffers by the frame
+    /// header.
     fn new(frame: &'a [u8]) -> Result<Lz4Reader<'a>, CodecError> {
         let [m0, m1, m2, m3, flags, ..] = *frame else {
             return Err(corrupt(Codec::Lz4, "the frame header is not whole"));

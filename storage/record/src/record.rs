@@ -1,8 +1,9 @@
 //! One record inside a batch, borrowed from the (uncompressed) payload.
 //!
-//! Layout, all integers zigzag varints: `length`, then `length` bytes: attributes (one plain byte, unused), timestamp
-//! delta (64 bit) and offset delta (32 bit) against the batch header, key length and key, value length and value,
-//! header count, and per header: key length and key (UTF-8), value length and value. A negative length is null.
+//! Layout, all integers zigzag varints: `length`, then `length` bytes: attributes (one plain byte,
+//! unused), timestamp delta (64 bit) and offset delta (32 bit) against the batch header, key length
+//! and key, value length and value, header count, and per header: key length and key (UTF-8), value
+//! length and value. A negative length is null.
 
 use crate::varint::{VarintError, read_varint, read_varlong};
 use std::fmt;
@@ -140,7 +141,8 @@ fn inside_record(e: VarintError) -> RecordError {
 }
 
 impl<'a> Record<'a> {
-    /// Reads the record at the front of `bytes`; `size_bytes` of the result tells where the next one begins.
+    /// Reads the record at the front of `bytes`; `size_bytes` of the result tells where the next
+    /// one begins.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let (length, length_bytes) = read_varint(bytes).map_err(|e| match e {
@@ -209,8 +211,8 @@ impl<'a> Iterator for HeaderIter<'a> {
     }
 }
 
-/// Iterator over the records of an uncompressed payload. It ends after the first error, and reports bytes that follow
-/// the last declared record as an error.
+/// Iterator over the records of an uncompressed payload. It ends after the first error, and reports
+/// bytes that follow the last declared record as an error.
 #[derive(Debug, Clone)]
 pub struct RecordIter<'a> {
     bytes: &'a [u8],
@@ -219,7 +221,8 @@ pub struct RecordIter<'a> {
 }
 
 impl<'a> RecordIter<'a> {
-    /// Iterates over `count` records in `payload`. A negative count yields nothing but the complaint about the bytes.
+    /// Iterates over `count` records in `payload`. A negative count yields nothing but the
+    /// complaint about the bytes.
     pub fn new(payload: &'a [u8], count: i32) -> RecordIter<'a> {
         RecordIter {
             bytes: payload,

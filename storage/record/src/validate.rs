@@ -1,31 +1,36 @@
-//! What a broker checks before it takes a batch from a producer, in Kafka's order and with Kafka's outcomes.
+//! What a broker checks before it takes a batch from a producer, in Kafka's order and with Kafka's
+//! outcomes.
 //!
-//! First the batch: exactly one, format version 2, base offset 0, not larger than allowed, CRC right, a codec that exists, a count that matches the
-//! offsets, no control records, a sequence when there is a producer id. Then every record, decompressed by stream where
-//! needed: well formed, offsets 0, 1, 2 ..., a key where the topic is compacted, a timestamp the topic allows.
+//! First the batch: exactly one, format version 2, base offset 0, not larger than allowed, CRC
+//! right, a codec that exists, a count that matches the offsets, no control records, a sequence
+//! when there is a producer id. Then every record, decompressed by stream where needed: well
+//! formed, offsets 0, 1, 2 ..., a key where the topic is compacted, a timestamp the topic allows.
 //!
-//! Where Corelog differs from Kafka, it refuses more, so that whatever is stored can be read by every client:
+//! Where Corelog differs from Kafka, it refuses more, so that whatever is stored can be read by
+//! every client:
 //! - the batch must fill the bytes (Kafka cuts off a partial batch that follows);
-//! - the records of an uncompressed batch must be numbered densely, too, and a compressed batch with wrong inner offsets is refused
-//!   instead of rebuilt;
+//! - the records of an uncompressed batch must be numbered densely, too, and a compressed batch
+//!   with wrong inner offsets is refused instead of rebuilt;
 //! - the fields of a record must fill its length in a compressed batch, too;
 //! - a batch marked LogAppendTime is refused whatever the topic's timestamp type;
-//! - a payload that does not decompress is INVALID_RECORD and an unknown codec UNSUPPORTED_COMPRESSION_TYPE (Kafka:
-//!   UNKNOWN_SERVER_ERROR for both).
+//! - a payload that does not decompress is INVALID_RECORD and an unknown codec
+//!   UNSUPPORTED_COMPRESSION_TYPE (Kafka: UNKNOWN_SERVER_ERROR for both).
 //!
 //! Nothing is allocated per record, except to describe the records of a batch that is refused.
 
 mod walk;
 
+pub use crate::batch::TimestampType;
 use crate::batch::{
     ATTRIBUTES_OFFSET, BatchError, BatchHeader, BatchView, Crc32c, HEADER_BYTES, LENGTH_OFFSET,
-    LOG_OVERHEAD, MAGIC_OFFSET, MAGIC_V2, TimestampType, set_log_append_time, set_max_timestamp,
+    LOG_OVERHEAD, MAGIC_OFFSET, MAGIC_V2, set_log_append_time, set_max_timestamp,
 };
 use crate::codec::{Codec, CodecError};
 use std::fmt;
 use walk::{Progress, Tally, Walk};
 
-/// Most records of a refused batch that are described one by one. Clients treat the others as refused with the batch.
+/// Most records of a refused batch that are described one by one. Clients treat the others as
+/// refused with the batch.
 pub const RECORD_ERRORS_MAX: usize = 1_000;
 /// Least value of the length field that any format version has; below it the bytes are corrupt.
 const LENGTH_MIN_ANY_MAGIC: i32 = 14;
@@ -56,20 +61,23 @@ pub struct Validated {
     pub header: BatchHeader,
     /// `message.timestamp.type` of the topic at the time of the check.
     pub timestamp_type: TimestampType,
-    /// Largest timestamp in milliseconds: of all records (-1 when none has one), or the time of the check for LogAppendTime.
+    /// Largest timestamp in milliseconds: of all records (-1 when none has one), or the time of the
+    /// check for LogAppendTime.
     pub max_timestamp: i64,
     /// Offset delta of the first record with that timestamp; -1 when no record has one.
     pub offset_of_max_timestamp: i32,
     /// Timestamp of the first record in milliseconds; the time of the check for LogAppendTime.
     pub first_timestamp: i64,
-    /// Whether the header does not say so yet: [`Validated::rewrite_timestamps`] must run before the append.
+    /// Whether the header does not say so yet: [`Validated::rewrite_timestamps`] must run before
+    /// the append.
     pub needs_max_timestamp_rewrite: bool,
     /// Bytes of all records, uncompressed.
     pub decompressed_bytes: usize,
 }
 
 impl Validated {
-    /// Writes timestamp type and largest timestamp into `batch` and recomputes its CRC. `batch` is the validated bytes.
+    /// Writes timestamp type and largest timestamp into `batch` and recomputes its CRC. `batch` is
+    /// the validated bytes.
     pub fn rewrite_timestamps(&self, batch: &mut [u8]) {
         match self.timestamp_type {
             TimestampType::CreateTime => set_max_timestamp(batch, self.max_timestamp),
@@ -85,12 +93,15 @@ pub enum RejectionKind {
     CorruptMessage,
     /// The producer wrote what it must not: INVALID_RECORD.
     InvalidRecord,
-    /// A timestamp outside the bounds of the topic, or a timestamp type that only brokers set: INVALID_TIMESTAMP.
+    /// A timestamp outside the bounds of the topic, or a timestamp type that only brokers set:
+    /// INVALID_TIMESTAMP.
     InvalidTimestamp,
-    /// A feature the batch's format version does not have: UNSUPPORTED_FOR_MESSAGE_FORMAT. The checks here never give it,
-    /// because versions 0 and 1 are refused as INVALID_RECORD before; callers with older requests use it.
+    /// A feature the batch's format version does not have: UNSUPPORTED_FOR_MESSAGE_FORMAT. The
+    /// checks here never give it, because versions 0 and 1 are refused as INVALID_RECORD before;
+    /// callers with older requests use it.
     UnsupportedForMessageFormat,
-    /// Larger than `max.message.bytes`, or decompresses to more than allowed: MESSAGE_TOO_LARGE. Producers split the batch.
+    /// Larger than `max.message.bytes`, or decompresses to more than allowed: MESSAGE_TOO_LARGE.
+    /// Producers split the batch.
     MessageTooLarge,
     /// The codec bits name no codec: UNSUPPORTED_COMPRESSION_TYPE.
     UnsupportedCompressionType,
@@ -115,8 +126,8 @@ impl RejectionKind {
 pub struct Rejection {
     /// The protocol's error.
     pub error: RejectionKind,
-    /// Records that caused it: index in the batch and what is wrong. At most [`RECORD_ERRORS_MAX`]; empty when the batch as a
-    /// whole is at fault.
+    /// Records that caused it: index in the batch and what is wrong. At most [`RECORD_ERRORS_MAX`];
+    /// empty when the batch as a whole is at fault.
     pub batch_index_errors: Vec<(i32, String)>,
     /// One sentence for the client.
     pub message: String,
@@ -147,7 +158,8 @@ impl From<BatchError> for Rejection {
             | BatchError::UnsupportedMagic(_)
             | BatchError::CrcMismatch { .. } => RejectionKind::CorruptMessage,
             BatchError::UnknownCodec(_) => RejectionKind::UnsupportedCompressionType,
-            // A producer that is told so splits its batch, which helps unless one record is the bomb.
+            // A producer that is told so splits its batch, which helps unless one record is the
+            // bomb.
             BatchError::Codec(CodecError::LimitExceeded { .. }) => RejectionKind::MessageTooLarge,
             // The CRC was right, so a retry of the same bytes cannot help.
             BatchError::Truncated { .. } | BatchError::Codec(_) | BatchError::Record(_) => {
@@ -158,7 +170,8 @@ impl From<BatchError> for Rejection {
     }
 }
 
-/// Checks the records of one partition of a produce request in one go. See [`Validator`] for large ones.
+/// Checks the records of one partition of a produce request in one go. See [`Validator`] for large
+/// ones.
 pub fn validate(batch_bytes: &[u8], rules: &Rules) -> Result<Validated, Rejection> {
     let mut validator = Validator::new(batch_bytes, *rules);
     loop {
@@ -175,7 +188,8 @@ pub struct Validator<'a> {
     phase: Phase<'a>,
 }
 
-// One of these lives per batch under validation; boxing the large variant would cost an allocation per small batch.
+// One of these lives per batch under validation; boxing the large variant would cost an allocation
+// per small batch.
 #[allow(clippy::large_enum_variant)]
 enum Phase<'a> {
     Start,
@@ -202,8 +216,8 @@ impl<'a> Validator<'a> {
         }
     }
 
-    /// Works on about `max_bytes` (checksummed, walked or decompressed; overshoots by at most one buffer or one snappy block).
-    /// `None` means that there is more to do.
+    /// Works on about `max_bytes` (checksummed, walked or decompressed; overshoots by at most one
+    /// buffer or one snappy block). `None` means that there is more to do.
     ///
     /// # Panics
     /// When called again after it gave a result.

@@ -1,7 +1,7 @@
 //! Zigzag variable-length integers, as record fields are written.
 //!
-//! Seven bits per byte, lowest group first, high bit set on all but the last byte. A value is at most 5 bytes (32 bits)
-//! or 10 bytes (64 bits) long; longer or overflowing encodings are refused.
+//! Seven bits per byte, lowest group first, high bit set on all but the last byte. A value is at
+//! most 5 bytes (32 bits) or 10 bytes (64 bits) long; longer or overflowing encodings are refused.
 
 /// Longest encoding of a 32-bit value, in bytes.
 pub const VARINT_BYTES_MAX: usize = 5;

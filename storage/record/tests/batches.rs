@@ -1,4 +1,5 @@
-//! Headers, views, iteration over concatenated batches, the in-place changes, and CRC-32C against another implementation.
+//! Headers, views, iteration over concatenated batches, the in-place changes, and CRC-32C against
+//! another implementation.
 
 mod common;
 

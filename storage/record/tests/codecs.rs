@@ -170,7 +170,8 @@ fn a_stream_that_is_cut_anywhere_is_refused() {
             .chain(whole.len() - 20..whole.len())
         {
             let result = decompress(codec, &whole[..cut], text.len());
-            // Snappy framing has no end mark: a cut between blocks shows only in the number of records.
+            // Snappy framing has no end mark: a cut between blocks shows only in the number of
+            // records.
             let between_blocks =
                 codec == Codec::Snappy && result.as_ref().is_ok_and(|out| out.len() % 32_768 == 0);
             assert!(

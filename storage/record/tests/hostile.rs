@@ -1,5 +1,5 @@
-//! Batches with a right CRC and anything inside: never a panic, never more than the limits, and the same verdict whether
-//! the records are walked in place or through a decompressor.
+//! Batches with a right CRC and anything inside: never a panic, never more than the limits, and the
+//! same verdict whether the records are walked in place or through a decompressor.
 
 mod common;
 

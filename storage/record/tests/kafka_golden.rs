@@ -1,5 +1,5 @@
-//! Batches and a producer snapshot that Kafka's own classes wrote (tests/golden/Generate*.java): read, validated, and made
-//! again.
+//! Batches and a producer snapshot that Kafka's own classes wrote (tests/golden/Generate*.java):
+//! read, validated, and made again.
 
 mod common;
 

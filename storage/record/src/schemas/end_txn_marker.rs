@@ -1,7 +1,7 @@
 //! The one record of a control batch that ends a transaction in a partition.
 //!
-//! Key, big-endian: version i16 (0), type i16 (0 abort, 1 commit). Value: version i16 (0), coordinator epoch i32. Bytes that a later
-//! version appends are ignored, as Kafka does.
+//! Key, big-endian: version i16 (0), type i16 (0 abort, 1 commit). Value: version i16 (0),
+//! coordinator epoch i32. Bytes that a later version appends are ignored, as Kafka does.
 
 use crate::batch::BatchView;
 use crate::builder::BatchBuilder;
@@ -24,7 +24,8 @@ pub struct EndTxnMarker {
 }
 
 impl EndTxnMarker {
-    /// Reads the marker from the record of a control batch; `None` for control records of other types and for malformed ones.
+    /// Reads the marker from the record of a control batch; `None` for control records of other
+    /// types and for malformed ones.
     pub fn parse(record: &Record<'_>) -> Option<EndTxnMarker> {
         let (key, value) = (record.key?, record.value?);
         let (key_version, key) = key.split_first_chunk()?;

@@ -1,4 +1,5 @@
-//! Formats of internal files and topics, written by hand: few, stable, and read back from disk without trust.
+//! Formats of internal files and topics, written by hand: few, stable, and read back from disk
+//! without trust.
 
 pub mod end_txn_marker;
 pub mod producer_snapshot;

@@ -1,8 +1,9 @@
 //! `<offset>.snapshot`: the last batch of every producer of a partition up to that offset.
 //!
-//! Layout, big-endian, as Kafka's ProducerSnapshot.json version 1: version i16 @0, CRC u32 @2 (CRC-32C of everything from
-//! byte 6 on), number of entries i32 @6, then 46 bytes per entry in the order of [`ProducerSnapshotEntry`]'s fields.
-//! Bytes after the last entry are covered by the CRC and refused.
+//! Layout, big-endian, as Kafka's ProducerSnapshot.json version 1: version i16 @0, CRC u32 @2
+//! (CRC-32C of everything from byte 6 on), number of entries i32 @6, then 46 bytes per entry in the
+//! order of [`ProducerSnapshotEntry`]'s fields. Bytes after the last entry are covered by the CRC
+//! and refused.
 
 use crate::batch::crc32c;
 use std::fmt;
@@ -106,8 +107,8 @@ pub fn encode(entries: &[ProducerSnapshotEntry]) -> Vec<u8> {
     out
 }
 
-/// Reads a snapshot file. The number of entries must be exactly what the bytes hold, so nothing is allocated on the word
-/// of the file alone.
+/// Reads a snapshot file. The number of entries must be exactly what the bytes hold, so nothing is
+/// allocated on the word of the file alone.
 pub fn decode(bytes: &[u8]) -> Result<Vec<ProducerSnapshotEntry>, SnapshotError> {
     let short = SnapshotError::InvalidSize {
         entries: -1,

@@ -1,5 +1,6 @@
-//! The walk over the records of a batch: straight through the bytes when they are not compressed, through a window
-//! over the decompressor's output when they are. Keys, values and headers are measured and skipped, never copied.
+//! The walk over the records of a batch: straight through the bytes when they are not compressed,
+//! through a window over the decompressor's output when they are. Keys, values and headers are
+//! measured and skipped, never copied.
 
 use super::{RECORD_ERRORS_MAX, Rejection, RejectionKind, Rules, Validated};
 use crate::batch::{BatchError, BatchHeader, NO_TIMESTAMP, TimestampType};
@@ -216,7 +217,8 @@ impl<'a> Walk<'a> {
                     }
                     let record = Record::parse(rest)?;
                     *rest = &rest[record.size_bytes..];
-                    // A large value costs nothing to pass over; what takes time is the number of records.
+                    // A large value costs nothing to pass over; what takes time is the number of
+                    // records.
                     *budget = budget.saturating_sub(record.size_bytes);
                     tally.record(
                         record.timestamp_delta,
@@ -249,7 +251,8 @@ enum Field {
     RecordEnd,
 }
 
-/// A walk that keeps its place inside a record, because a record may be larger than the window and than the budget.
+/// A walk that keeps its place inside a record, because a record may be larger than the window and
+/// than the budget.
 pub(super) struct StreamWalk<'a> {
     decompressor: Decompressor<'a>,
     /// Output not yet looked at is `window[start..end]`.
