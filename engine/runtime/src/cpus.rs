@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 pub fn allowed() -> Vec<usize> {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
     // A system that does not tell is treated as one CPU: shards then share it, unpinned.
-    ALLOWED.get_or_init(|| affinity::get_thread_affinity().unwrap_or_else(|_| vec![0])).clone()
+    ALLOWED
+        .get_or_init(|| affinity::get_thread_affinity().unwrap_or_else(|_| vec![0]))
+        .clone()
 }
 
 /// A CPU list that cannot be used.
@@ -55,7 +57,11 @@ pub fn parse_cpu_list(list: &str, allowed: &[usize]) -> Result<Vec<usize>, CpuLi
     let mut cpus: Vec<usize> = allowed.iter().copied().filter(listed).collect();
     cpus.sort_unstable();
     cpus.dedup();
-    if cpus.is_empty() { Err(CpuListError::NoneAllowed(list.to_owned())) } else { Ok(cpus) }
+    if cpus.is_empty() {
+        Err(CpuListError::NoneAllowed(list.to_owned()))
+    } else {
+        Ok(cpus)
+    }
 }
 
 /// Binds the calling thread to one CPU; false when the system refuses.

@@ -63,7 +63,10 @@ impl fmt::Display for EnvError {
                  example with `docker run --security-opt seccomp=unconfined`",
             ),
             Self::UringFailed(error) => {
-                write!(f, "io_uring cannot be set up: {error}; see `ulimit -a` and the kernel log")
+                write!(
+                    f,
+                    "io_uring cannot be set up: {error}; see `ulimit -a` and the kernel log"
+                )
             }
             Self::NoDirectIo(path, why) => write!(
                 f,
@@ -93,7 +96,12 @@ pub fn check_environment() -> Result<EnvReport, EnvError> {
     }
     let memlock = limit(libc::RLIMIT_MEMLOCK).rlim_max;
     let memlock_bytes = (memlock != libc::RLIM_INFINITY).then_some(memlock);
-    Ok(EnvReport { kernel, open_files_max, memlock_bytes, warnings })
+    Ok(EnvReport {
+        kernel,
+        open_files_max,
+        memlock_bytes,
+        warnings,
+    })
 }
 
 /// Tells the direct-I/O alignment of a directory's file system in bytes: statx is asked, and one
@@ -116,7 +124,12 @@ pub fn check_direct_io(dir: impl AsRef<Path>) -> Result<u32, EnvError> {
 fn probe_direct_io(path: &Path) -> io::Result<u32> {
     use std::os::unix::fs::FileExt;
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT);
     let file = blocking::open_file_with(path, &options)?;
     let align = dio_align(&file)?;
     let pool = BufferPool::new(0);
@@ -126,7 +139,9 @@ fn probe_direct_io(path: &Path) -> io::Result<u32> {
     let mut back = pool.get(BLOCK_BYTES);
     file.read_exact_at(back.as_mut_slice(), 0)?;
     if back.as_mut_slice() != block.as_mut_slice() {
-        return Err(io::Error::other("a block read back differs from the block written"));
+        return Err(io::Error::other(
+            "a block read back differs from the block written",
+        ));
     }
     Ok(align)
 }
@@ -174,7 +189,10 @@ fn check_uring() -> Result<(), EnvError> {
 }
 
 fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is writable.
     unsafe { libc::getrlimit(resource, &mut limit) };
     limit
@@ -182,7 +200,10 @@ fn limit(resource: libc::__rlimit_resource_t) -> libc::rlimit {
 
 fn raise_open_files() -> u64 {
     let found = limit(libc::RLIMIT_NOFILE);
-    let wanted = libc::rlimit { rlim_cur: found.rlim_max, rlim_max: found.rlim_max };
+    let wanted = libc::rlimit {
+        rlim_cur: found.rlim_max,
+        rlim_max: found.rlim_max,
+    };
     // SAFETY: `wanted` is readable. A refusal shows in the limit read next.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) };
     limit(libc::RLIMIT_NOFILE).rlim_cur
@@ -215,7 +236,10 @@ mod tests {
             (EnvError::UringDisabled("2".into()), "sysctl -w"),
             (EnvError::UringRefused, "seccomp"),
             (EnvError::UringFailed("ENOMEM".into()), "ulimit"),
-            (EnvError::NoDirectIo("/x".into(), "no".into()), "ext4 or XFS"),
+            (
+                EnvError::NoDirectIo("/x".into(), "no".into()),
+                "ext4 or XFS",
+            ),
         ];
         for (error, advice) in refusals {
             assert!(error.to_string().contains(advice), "{error}");

@@ -17,6 +17,7 @@ mod atomics {
 
 pub mod blocking;
 pub mod buf;
+mod calls;
 pub mod cpus;
 pub mod driver;
 pub mod env;

@@ -46,7 +46,10 @@ impl OpTable {
 
     /// Gives the slot of a newly submitted operation.
     pub(crate) fn insert(&mut self, token: Token) -> usize {
-        let fresh = Slot { token, state: State::Waiting(None) };
+        let fresh = Slot {
+            token,
+            state: State::Waiting(None),
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot] = fresh;
@@ -69,12 +72,19 @@ impl OpTable {
     /// Tokens of all operations that have not completed.
     pub(crate) fn tokens(&self) -> Vec<Token> {
         let pending = |slot: &&Slot| matches!(slot.state, State::Waiting(_) | State::Abandoned);
-        self.slots.iter().filter(pending).map(|slot| slot.token).collect()
+        self.slots
+            .iter()
+            .filter(pending)
+            .map(|slot| slot.token)
+            .collect()
     }
 
     /// Takes a completion; gives what has to be woken, and what has to be dropped once the table
     /// is no longer borrowed.
-    pub(crate) fn complete(&mut self, completion: Completion) -> (Option<Waker>, Option<Completion>) {
+    pub(crate) fn complete(
+        &mut self,
+        completion: Completion,
+    ) -> (Option<Waker>, Option<Completion>) {
         let known = self.by_token.get(token_index(completion.token)).copied();
         let Some(index) = known.filter(|&index| index < self.slots.len()) else {
             return (None, Some(completion));
@@ -102,7 +112,11 @@ impl OpTable {
     }
 
     pub(crate) fn idle_wakers(&mut self) -> Vec<Waker> {
-        if self.in_flight == 0 { std::mem::take(&mut self.idle_wakers) } else { Vec::new() }
+        if self.in_flight == 0 {
+            std::mem::take(&mut self.idle_wakers)
+        } else {
+            Vec::new()
+        }
     }
 
     pub(crate) fn on_idle(&mut self, waker: Waker) {
@@ -121,7 +135,10 @@ pub struct OpFuture {
 
 impl OpFuture {
     pub(crate) fn new(rt: Rt, slot: usize) -> Self {
-        Self { rt, slot: Some(slot) }
+        Self {
+            rt,
+            slot: Some(slot),
+        }
     }
 }
 

@@ -61,13 +61,17 @@ where
         let (go, wait) = channel::bounded::<()>(1);
         let (main, report) = (make(spec.shard), report.clone());
         let name = format!("corelog-shard-{}", spec.shard.0);
-        threads.push(blocking::spawn(&name, move || shard_thread(spec, main, &report, &wait))?);
+        threads.push(blocking::spawn(&name, move || {
+            shard_thread(spec, main, &report, &wait)
+        })?);
         starts.push(go);
     }
     drop(report);
     for _ in &threads {
         // A thread that ended without a report has panicked.
-        reports.recv().unwrap_or_else(|_| Err(io::Error::other("a shard's thread died")))?;
+        reports
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("a shard's thread died")))?;
     }
     // An error above drops `starts`, and with that the shards end before they begin.
     for go in starts {
@@ -76,19 +80,19 @@ where
     Ok(threads)
 }
 
-fn shard_thread<M, F>(
-    spec: ShardSpec,
-    main: M,
-    report: &Sender<io::Result<()>>,
-    go: &Receiver<()>,
-) where
+fn shard_thread<M, F>(spec: ShardSpec, main: M, report: &Sender<io::Result<()>>, go: &Receiver<()>)
+where
     M: FnOnce(Rt) -> F,
     F: Future<Output = ()>,
 {
     if let Some(cpu) = spec.cpu
         && !cpus::pin(cpu)
     {
-        tracing::warn!(shard = spec.shard.0, cpu, "the system refuses to pin this shard");
+        tracing::warn!(
+            shard = spec.shard.0,
+            cpu,
+            "the system refuses to pin this shard"
+        );
     }
     let driver = match UringDriver::new(spec.ring_entries) {
         Ok(driver) => driver,
@@ -109,7 +113,10 @@ fn shard_thread<M, F>(
     if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
         let message = panic_message(panic.as_ref());
         tracing::error!(shard = spec.shard.0, message, "a shard panicked: aborting");
-        eprintln!("corelog: shard {} panicked: {message}: aborting", spec.shard.0);
+        eprintln!(
+            "corelog: shard {} panicked: {message}: aborting",
+            spec.shard.0
+        );
         std::process::abort();
     }
 }

@@ -24,7 +24,11 @@ pub(super) struct Returns {
 }
 
 enum Job {
-    Run { token: Token, op: Op, returns: Arc<Returns> },
+    Run {
+        token: Token,
+        op: Op,
+        returns: Arc<Returns>,
+    },
     Close(RawFd),
 }
 
@@ -40,7 +44,10 @@ fn pool() -> &'static Sender<Job> {
                 receiver.iter().for_each(work);
             };
             let started = blocking::spawn(&format!("corelog-help-{number}"), body);
-            assert!(started.is_ok() || number > 0, "no helper thread could be started: {started:?}");
+            assert!(
+                started.is_ok() || number > 0,
+                "no helper thread could be started: {started:?}"
+            );
         }
         sender
     })
@@ -49,7 +56,11 @@ fn pool() -> &'static Sender<Job> {
 fn work(job: Job) {
     match job {
         Job::Close(fd) => close(fd),
-        Job::Run { token, mut op, returns } => {
+        Job::Run {
+            token,
+            mut op,
+            returns,
+        } => {
             let result = run(&mut op);
             returns.queue.push(Completion { token, op, result });
             returns.doorbell.ring();
@@ -60,7 +71,9 @@ fn work(job: Job) {
 /// Hands an operation to a helper; it comes back through `returns`.
 pub(super) fn hand_over(token: Token, op: Op, returns: &Arc<Returns>) {
     let returns = returns.clone();
-    pool().send(Job::Run { token, op, returns }).expect("helpers live as long as the process");
+    pool()
+        .send(Job::Run { token, op, returns })
+        .expect("helpers live as long as the process");
 }
 
 fn close(fd: RawFd) {
@@ -77,7 +90,9 @@ pub(super) struct FileCloser;
 
 impl Closer for FileCloser {
     fn close(&self, raw: i64) {
-        pool().send(Job::Close(raw_fd(raw))).expect("helpers live as long as the process");
+        pool()
+            .send(Job::Close(raw_fd(raw)))
+            .expect("helpers live as long as the process");
     }
 }
 
@@ -112,7 +127,11 @@ fn run(op: &mut Op) -> io::Result<Output> {
 }
 
 pub(super) fn check(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn read_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
@@ -123,7 +142,10 @@ fn read_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
             let message = format!("the name {name:?} in {} is not UTF-8", path.display());
             io::Error::new(io::ErrorKind::InvalidData, message)
         })?;
-        entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+        entries.push(DirEntry {
+            name,
+            is_dir: entry.file_type()?.is_dir(),
+        });
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)

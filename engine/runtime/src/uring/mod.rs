@@ -100,7 +100,10 @@ impl UringDriver {
         let raw = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
         // SAFETY: just made, and owned by nobody else.
         let doorbell = Arc::new(EventDoorbell(unsafe { OwnedFd::from_raw_fd(raw) }));
-        let returns = Returns { queue: SegQueue::new(), doorbell: doorbell.clone() };
+        let returns = Returns {
+            queue: SegQueue::new(),
+            doorbell: doorbell.clone(),
+        };
         Ok(Self {
             ring,
             slots: Vec::new(),
@@ -113,8 +116,13 @@ impl UringDriver {
             doorbell_armed: false,
             returns: Arc::new(returns),
             in_helpers: 0,
-            closers: Closers { files: Arc::new(FileCloser), sockets: Arc::new(SocketCloser) },
-            abilities: Abilities { ftruncate: probe.is_supported(opcode::Ftruncate::CODE) },
+            closers: Closers {
+                files: Arc::new(FileCloser),
+                sockets: Arc::new(SocketCloser),
+            },
+            abilities: Abilities {
+                ftruncate: probe.is_supported(opcode::Ftruncate::CODE),
+            },
             counters: DriverCounters::default(),
             chance: [0; 32],
             chance_left: 0,
@@ -123,7 +131,12 @@ impl UringDriver {
 
     fn take_slot(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, place: Place::Free, op: None, aux: None });
+            self.slots.push(Slot {
+                generation: 0,
+                place: Place::Free,
+                op: None,
+                aux: None,
+            });
             (self.slots.len() - 1) as u32
         })
     }
@@ -131,7 +144,11 @@ impl UringDriver {
     fn free_slot(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.place = Place::Free;
-        slot.generation = if slot.generation >= GENERATION_MAX { 0 } else { slot.generation + 1 };
+        slot.generation = if slot.generation >= GENERATION_MAX {
+            0
+        } else {
+            slot.generation + 1
+        };
         self.free.push(index);
     }
 
@@ -154,7 +171,9 @@ impl UringDriver {
         self.doorbell_armed = true;
         let fd = types::Fd(self.doorbell.0.as_raw_fd());
         let to: *mut u64 = &mut *self.doorbell_count;
-        let read = opcode::Read::new(fd, to.cast(), 8).build().user_data(DOORBELL_MARK);
+        let read = opcode::Read::new(fd, to.cast(), 8)
+            .build()
+            .user_data(DOORBELL_MARK);
         self.push(read);
     }
 
@@ -183,7 +202,9 @@ impl UringDriver {
         self.counters.enters += 1;
         // SAFETY: no argument structure is passed.
         let entered = unsafe {
-            self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
+            self.ring
+                .submitter()
+                .enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
         };
         self.entered(entered)
     }
@@ -216,10 +237,10 @@ impl UringDriver {
     /// Hands out what has completed; true when the doorbell rang.
     fn reap(&mut self, completions: &mut Vec<Completion>) -> bool {
         let mut rang = false;
-        while let Some(entry) = {
-            let next = self.ring.completion().next();
-            next
-        } {
+        loop {
+            let Some(entry) = self.ring.completion().next() else {
+                return rang;
+            };
             match entry.user_data() {
                 DOORBELL_MARK => {
                     self.doorbell_armed = false;
@@ -229,7 +250,6 @@ impl UringDriver {
                 token => self.complete(token, entry.result(), completions),
             }
         }
-        rang
     }
 
     fn complete(&mut self, token: u64, result: i32, completions: &mut Vec<Completion>) {
@@ -242,7 +262,11 @@ impl UringDriver {
         let result = prepare::finish(&op, &mut slot.aux, &self.closers, result);
         self.in_ring -= 1;
         self.free_slot(index);
-        completions.push(Completion { token: Token(token), op, result });
+        completions.push(Completion {
+            token: Token(token),
+            op,
+            result,
+        });
     }
 
     fn take_returns(&mut self, completions: &mut Vec<Completion>) {
@@ -278,7 +302,11 @@ impl UringDriver {
         let bytes = size_of_val(&self.chance);
         // SAFETY: the array is writable; requests up to 256 bytes are never cut short.
         let got = unsafe { libc::getrandom(self.chance.as_mut_ptr().cast(), bytes, 0) };
-        assert_eq!(usize::try_from(got), Ok(bytes), "the kernel gives chance after boot");
+        assert_eq!(
+            usize::try_from(got),
+            Ok(bytes),
+            "the kernel gives chance after boot"
+        );
         self.chance_left = self.chance.len();
     }
 }
@@ -286,7 +314,10 @@ impl UringDriver {
 /// Takes over a socket made elsewhere.
 pub(crate) fn adopt_socket(socket: OwnedFd) -> SocketHandle {
     let raw = i64::from(socket.into_raw_fd());
-    SocketHandle(Arc::new(Descriptor { raw, closer: Arc::new(SocketCloser) }))
+    SocketHandle(Arc::new(Descriptor {
+        raw,
+        closer: Arc::new(SocketCloser),
+    }))
 }
 
 /// Lends the descriptor of a socket of this driver.
@@ -303,7 +334,10 @@ pub(crate) fn with_fd<T>(
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is writable; both clocks exist on every Linux.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -352,7 +386,9 @@ impl Driver for UringDriver {
         };
         // Helpers finish what they began.
         if slot.place == Place::Ring && u64::from(slot.generation) == token.0 >> 32 {
-            let cancel = opcode::AsyncCancel::new(token.0).build().user_data(CANCEL_MARK);
+            let cancel = opcode::AsyncCancel::new(token.0)
+                .build()
+                .user_data(CANCEL_MARK);
             self.push(cancel);
         }
     }
@@ -425,7 +461,10 @@ impl Driver for UringDriver {
 
     fn is_cached(&mut self, file: &FileHandle, offset: u64, len: usize) -> io::Result<Cached> {
         let fd = raw_fd(file.0.raw)?;
-        let Some(last) = len.checked_sub(1).and_then(|len| offset.checked_add(len as u64)) else {
+        let Some(last) = len
+            .checked_sub(1)
+            .and_then(|len| offset.checked_add(len as u64))
+        else {
             return Ok(Cached::All);
         };
         let mut at = offset;
@@ -459,7 +498,10 @@ fn byte_is_cached(fd: RawFd, at: u64) -> io::Result<bool> {
     let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut byte = 0u8;
     let to: *mut u8 = &mut byte;
-    let vector = libc::iovec { iov_base: to.cast(), iov_len: 1 };
+    let vector = libc::iovec {
+        iov_base: to.cast(),
+        iov_len: 1,
+    };
     // SAFETY: one vector of one writable byte.
     let read = unsafe { libc::preadv2(fd, &vector, 1, at, libc::RWF_NOWAIT) };
     match read {

@@ -43,7 +43,14 @@ impl Aux {
         let (message, statx, address) =
             unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
         let paths = [CString::default(), CString::default()];
-        Box::new(Self { iovecs: Vec::new(), message, paths, statx, address, socket: None })
+        Box::new(Self {
+            iovecs: Vec::new(),
+            message,
+            paths,
+            statx,
+            address,
+            socket: None,
+        })
     }
 
     fn fill_iovecs(&mut self, bufs: &[Bytes], most: usize) {
@@ -99,31 +106,53 @@ fn try_prepare(
     abilities: &Abilities,
 ) -> io::Result<Prepared> {
     let entry = match op {
-        Op::Recv { socket, buf, at, len, all } => {
+        Op::Recv {
+            socket,
+            buf,
+            at,
+            len,
+            all,
+        } => {
             if *len == 0 || at.checked_add(*len).is_none_or(|end| end > buf.capacity()) {
                 return Err(invalid("a receive beyond its buffer, or of nothing"));
             }
             let flags = if *all { libc::MSG_WAITALL } else { 0 };
             let to = buf.as_mut_slice()[*at..].as_mut_ptr();
-            opcode::Recv::new(socket_fd(socket), to, len_u32(*len)).flags(flags).build()
+            opcode::Recv::new(socket_fd(socket), to, len_u32(*len))
+                .flags(flags)
+                .build()
         }
         Op::Send { socket, bufs, more } => return prepare_send(socket, bufs, *more, aux),
-        Op::ReadAt { file, buf, offset, len } => {
+        Op::ReadAt {
+            file,
+            buf,
+            offset,
+            len,
+        } => {
             if *len > buf.capacity() {
                 return Err(invalid("a read beyond its buffer"));
             }
             let to = buf.as_mut_slice().as_mut_ptr();
-            opcode::Read::new(fd_of(file), to, len_u32(*len)).offset(*offset).build()
+            opcode::Read::new(fd_of(file), to, len_u32(*len))
+                .offset(*offset)
+                .build()
         }
-        Op::WriteAt { file, bufs, offset, dsync } => {
+        Op::WriteAt {
+            file,
+            bufs,
+            offset,
+            dsync,
+        } => {
             return Ok(prepare_write(file, bufs, *offset, *dsync, aux));
         }
-        Op::Fdatasync { file } => {
-            opcode::Fsync::new(fd_of(file)).flags(types::FsyncFlags::DATASYNC).build()
-        }
+        Op::Fdatasync { file } => opcode::Fsync::new(fd_of(file))
+            .flags(types::FsyncFlags::DATASYNC)
+            .build(),
         Op::Accept { listener } => {
             let (addr, len) = (std::ptr::null_mut(), std::ptr::null_mut());
-            opcode::Accept::new(socket_fd(listener), addr, len).flags(libc::SOCK_CLOEXEC).build()
+            opcode::Accept::new(socket_fd(listener), addr, len)
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
         }
         Op::Connect { addr } => prepare_connect(*addr, aux.get_or_insert_with(Aux::new))?,
         Op::PollWritable { socket } => {
@@ -135,13 +164,21 @@ fn try_prepare(
         Op::Ftruncate { file, len } if abilities.ftruncate => {
             opcode::Ftruncate::new(fd_of(file), *len).build()
         }
-        Op::Fallocate { file, mode, offset, len } => {
+        Op::Fallocate {
+            file,
+            mode,
+            offset,
+            len,
+        } => {
             let mode = match mode {
                 FallocateMode::Extend => 0,
                 FallocateMode::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
                 FallocateMode::WriteZeroes => FALLOC_FL_WRITE_ZEROES,
             };
-            opcode::Fallocate::new(fd_of(file), *len).offset(*offset).mode(mode).build()
+            opcode::Fallocate::new(fd_of(file), *len)
+                .offset(*offset)
+                .mode(mode)
+                .build()
         }
         Op::ReadDir { .. }
         | Op::StatFs { .. }
@@ -165,12 +202,17 @@ fn prepare_path(op: &Op, aux: &mut Aux) -> io::Result<Entry> {
         Op::Open { path, options } => {
             aux.paths[0] = path_to_c(path)?;
             let flags = open_flags(options);
-            opcode::OpenAt::new(here, aux.paths[0].as_ptr()).flags(flags).mode(0o644).build()
+            opcode::OpenAt::new(here, aux.paths[0].as_ptr())
+                .flags(flags)
+                .mode(0o644)
+                .build()
         }
         Op::StatPath { path } => {
             aux.paths[0] = path_to_c(path)?;
             let to: *mut libc::statx = &mut aux.statx;
-            opcode::Statx::new(here, aux.paths[0].as_ptr(), to.cast()).mask(statx_mask).build()
+            opcode::Statx::new(here, aux.paths[0].as_ptr(), to.cast())
+                .mask(statx_mask)
+                .build()
         }
         Op::StatFile { file } => {
             aux.paths[0] = CString::default();
@@ -194,7 +236,9 @@ fn prepare_path(op: &Op, aux: &mut Aux) -> io::Result<Entry> {
         }
         Op::Mkdir { path } => {
             aux.paths[0] = path_to_c(path)?;
-            opcode::MkDirAt::new(here, aux.paths[0].as_ptr()).mode(0o755).build()
+            opcode::MkDirAt::new(here, aux.paths[0].as_ptr())
+                .mode(0o755)
+                .build()
         }
         _ => return Err(io::ErrorKind::Unsupported.into()),
     })
@@ -238,7 +282,9 @@ fn prepare_send(
             aux.fill_iovecs(bufs, SEND_BUFS_MAX);
             aux.message.msg_iov = aux.iovecs.as_mut_ptr();
             aux.message.msg_iovlen = aux.iovecs.len();
-            opcode::SendMsg::new(socket_fd(socket), &aux.message).flags(flags as u32).build()
+            opcode::SendMsg::new(socket_fd(socket), &aux.message)
+                .flags(flags as u32)
+                .build()
         }
     }))
 }
@@ -268,7 +314,11 @@ fn prepare_write(
 }
 
 fn prepare_connect(addr: SocketAddr, aux: &mut Aux) -> io::Result<Entry> {
-    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = if addr.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     // SAFETY: no memory is passed.
     let raw = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: just made, and owned by nobody else.
@@ -304,12 +354,18 @@ pub(super) struct Closers {
 impl Closers {
     pub(super) fn socket(&self, fd: RawFd) -> SocketHandle {
         let closer = self.sockets.clone();
-        SocketHandle(Arc::new(Descriptor { raw: i64::from(fd), closer }))
+        SocketHandle(Arc::new(Descriptor {
+            raw: i64::from(fd),
+            closer,
+        }))
     }
 
     fn file(&self, fd: RawFd) -> FileHandle {
         let closer = self.files.clone();
-        FileHandle(Arc::new(Descriptor { raw: i64::from(fd), closer }))
+        FileHandle(Arc::new(Descriptor {
+            raw: i64::from(fd),
+            closer,
+        }))
     }
 }
 
