@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod api_versions;
+pub mod client;
 pub mod cold;
 pub mod error_code;
 pub mod fetch;

@@ -9,11 +9,15 @@ use bytes::{Bytes, BytesMut};
 
 use crate::api::ApiKey;
 use crate::error_code::ErrorCode;
+use crate::frame::begin_request;
 use crate::response::{begin_response, close_frame};
 use crate::wire::{NO_TOPIC_ID, Reader, TopicId, WireError, WireStr, Writer};
 
 /// First version that names topics by id.
 pub const TOPIC_ID_VERSION: i16 = 13;
+
+/// Records from this size on go out of a client without a copy, in bytes.
+pub const SHARED_RECORDS_BYTES_MIN: usize = 4096;
 
 /// A Produce request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +77,58 @@ impl ProduceRequest {
     /// Appends the body of a request.
     pub fn encode(&self, version: i16, buf: &mut BytesMut) -> Result<(), WireError> {
         served(version)?;
+        self.write(version, buf, |w, records| {
+            w.nullable_bytes(records.as_deref())
+        });
+        Ok(())
+    }
+
+    /// A whole request frame, size field included, as pieces to be sent in order: records of
+    /// [`SHARED_RECORDS_BYTES_MIN`] and more are not copied.
+    pub fn encode_frame(
+        &self,
+        version: i16,
+        correlation_id: i32,
+        client_id: Option<&str>,
+    ) -> Result<Vec<Bytes>, WireError> {
+        served(version)?;
+        let mut buf = BytesMut::with_capacity(256);
+        begin_request(
+            &mut buf,
+            ApiKey::Produce,
+            version,
+            correlation_id,
+            client_id,
+        );
+        let mut holes = Vec::new();
+        self.write(version, &mut buf, |w, records| match records {
+            Some(records) if records.len() >= SHARED_RECORDS_BYTES_MIN => {
+                w.length(Some(records.len()));
+                holes.push((w.buffer().len(), records.clone()));
+            }
+            _ => w.nullable_bytes(records.as_deref()),
+        });
+        close_frame(&mut buf, holes.iter().map(|hole| hole.1.len()).sum())?;
+        let header = buf.freeze();
+        let mut pieces = Vec::with_capacity(1 + 2 * holes.len());
+        let mut from = 0;
+        for (at, records) in holes {
+            pieces.push(header.slice(from..at));
+            pieces.push(records);
+            from = at;
+        }
+        if from < header.len() {
+            pieces.push(header.slice(from..));
+        }
+        Ok(pieces)
+    }
+
+    fn write(
+        &self,
+        version: i16,
+        buf: &mut BytesMut,
+        mut records: impl FnMut(&mut Writer<'_>, &Option<Bytes>),
+    ) {
         let mut w = Writer::new(buf, ApiKey::Produce.is_flexible(version));
         w.nullable_string(self.transactional_id.as_deref());
         w.i16(self.acks);
@@ -83,13 +139,12 @@ impl ProduceRequest {
             w.length(Some(topic.partitions.len()));
             for partition in &topic.partitions {
                 w.i32(partition.index);
-                w.nullable_bytes(partition.records.as_deref());
+                records(&mut w, &partition.records);
                 w.no_tags();
             }
             w.no_tags();
         }
         w.no_tags();
-        Ok(())
     }
 }
 
