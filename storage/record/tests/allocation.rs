@@ -1,4 +1,5 @@
 //! The hot path allocates nothing per record: header, CRC and validation of uncompressed records.
+//! And no length that bytes merely declare is allocated.
 
 mod common;
 
@@ -11,6 +12,7 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LARGEST_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed on to the system allocator unchanged.
@@ -18,6 +20,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that is going away has no counter any more.
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        let _ = LARGEST_BYTES.try_with(|n| n.set(n.get().max(layout.size())));
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
@@ -42,6 +45,28 @@ fn the_counter_counts() {
     assert_eq!(
         allocations(|| drop(std::hint::black_box(Box::new(1u64)))),
         1
+    );
+}
+
+#[test]
+fn a_declared_length_alone_allocates_nothing() {
+    use corelog_record::codec::decompress;
+    // A raw snappy block of 8 bytes that declares 1 GiB.
+    let block = [0x80, 0x80, 0x80, 0x80, 0x04, 0, 0, 0];
+    LARGEST_BYTES.set(0);
+    assert!(decompress(Codec::Snappy, &block, usize::MAX).is_err());
+    // A producer snapshot that declares 2^31 - 1 entries.
+    let snapshot = [
+        &[0, 1][..],
+        &crc32c::crc32c(&[0x7f, 0xff, 0xff, 0xff]).to_be_bytes(),
+    ]
+    .concat();
+    let snapshot = [&snapshot[..], &[0x7f, 0xff, 0xff, 0xff]].concat();
+    assert!(corelog_record::schemas::producer_snapshot::decode(&snapshot).is_err());
+    assert!(
+        LARGEST_BYTES.get() < 1 << 20,
+        "{} bytes at once",
+        LARGEST_BYTES.get()
     );
 }
 
