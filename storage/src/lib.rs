@@ -11,9 +11,13 @@
 #![warn(missing_docs)]
 
 pub mod checkpoint_files;
+pub mod cold;
+pub mod config;
 pub mod flush_policy;
 pub mod index;
 pub mod leader_epochs;
+pub mod log;
 pub mod log_dir;
 pub mod marks;
 pub mod producer_state;
+pub mod shard;

@@ -1,0 +1,118 @@
+//! Reading planned ranges from disk, on any shard: direct reads under the shard's budget, and the
+//! gate before a sendfile.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use corelog_runtime::driver::Cached;
+use corelog_runtime::{BLOCK_BYTES, File, FileHandle, Rt};
+
+use crate::log::{FileRange, ReadError};
+use crate::shard::ShardStorage;
+
+/// Largest direct read.
+const WINDOW_BYTES: usize = 512 << 10;
+/// Pages read in through the ring at most before a caller is given what is there.
+const WARM_READS_MAX: usize = 64;
+
+fn check(range: &FileRange) -> Result<(), ReadError> {
+    if range.generation == range.segment.generation() {
+        Ok(())
+    } else {
+        Err(ReadError::Stale)
+    }
+}
+
+/// Bytes left of the range at file position `at`, at most `max`; 0 outside of it.
+fn bytes_left(range: &FileRange, at: u64, max: usize) -> usize {
+    let end = range.position + range.len as u64;
+    if at < range.position {
+        0
+    } else {
+        (end.saturating_sub(at)).min(max as u64) as usize
+    }
+}
+
+/// Reads bytes of a range from file position `at` on: at most `max`, and at most one window, but
+/// at least one byte inside the range. Direct, into pool memory; waits for the shard's cold-read
+/// budget. `Stale` when the range was cut off meanwhile.
+pub async fn read_range(
+    rt: &Rt,
+    shard: &Rc<ShardStorage>,
+    range: &FileRange,
+    at: u64,
+    max: usize,
+) -> Result<Bytes, ReadError> {
+    check(range)?;
+    let skip = (at % BLOCK_BYTES as u64) as usize;
+    let len = bytes_left(range, at, max).min(WINDOW_BYTES - skip);
+    if len == 0 {
+        return Ok(Bytes::new());
+    }
+    let aligned = (skip + len).next_multiple_of(BLOCK_BYTES);
+    let _permit = shard
+        .cold_reads
+        .acquire(aligned.min(shard.limits().cold_read_bytes))
+        .await;
+    let file = File::from_handle(rt, range.segment.direct().clone());
+    let (result, buf) = file
+        .read_at(rt.pool().get(aligned), at - skip as u64, aligned)
+        .await;
+    let base = range.segment.base_offset();
+    let read = result
+        .map_err(|error| ReadError::io(format_args!("cannot read segment {base}"), &error))?;
+    check(range)?;
+    if read < skip + len {
+        return Err(ReadError::Corrupt(
+            format!("segment {base} ends before byte {}", at + len as u64).into(),
+        ));
+    }
+    shard.count(|c| c.cold_read_bytes += len as u64);
+    Ok(buf.freeze().slice(skip..skip + len))
+}
+
+/// Prepares a sendfile of a sealed range from `at` on: gives the buffered descriptor and how many
+/// bytes (at most `max`) are in the page cache, after reading missing pages in through the ring,
+/// one byte at a time, under the cold-read budget. `None` when the segment is still active: read
+/// it with [`read_range`].
+pub async fn warm_range(
+    rt: &Rt,
+    shard: &Rc<ShardStorage>,
+    range: &FileRange,
+    at: u64,
+    max: usize,
+) -> Result<Option<(FileHandle, usize)>, ReadError> {
+    check(range)?;
+    if !range.segment.sealed() {
+        return Ok(None);
+    }
+    let io = |error| {
+        ReadError::io(
+            format_args!("cannot read segment {}", range.segment.base_offset()),
+            &error,
+        )
+    };
+    let handle = range.segment.buffered(rt).await.map_err(io)?;
+    let len = bytes_left(range, at, max);
+    let mut ready = 0;
+    for _ in 0..WARM_READS_MAX {
+        match rt.is_cached(&handle, at, len).map_err(io)? {
+            Cached::All => {
+                ready = len;
+                break;
+            }
+            Cached::MissingAt(missing) => {
+                ready = missing.saturating_sub(at) as usize;
+                let _permit = shard
+                    .cold_reads
+                    .acquire(BLOCK_BYTES.min(shard.limits().cold_read_bytes))
+                    .await;
+                let file = File::from_handle(rt, handle.clone());
+                let (result, _) = file.read_at(rt.pool().get(1), missing, 1).await;
+                result.map_err(io)?;
+            }
+        }
+    }
+    check(range)?;
+    Ok(Some((handle, ready.min(len))))
+}

@@ -1,0 +1,263 @@
+//! Checkpoints, the clean stop and the end of a log.
+
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::{Log, LogError, LogInner};
+use crate::leader_epochs;
+use crate::log::files::{replace_files, unlink_if_there};
+use crate::log::roll::NextFile;
+use crate::log::segment::{
+    INDEX, PREPARED_NAME, SNAPSHOT, TIME_INDEX, parse_segment_name, segment_path,
+};
+
+/// Snapshots kept besides the newest: should that one be damaged, recovery replays from the one
+/// before.
+const SNAPSHOTS_KEPT: usize = 2;
+
+impl Log {
+    /// Makes recovery cheap: flushes the log, then index files, epochs and a producer snapshot up
+    /// to that offset. The answer is the new recovery point (also in [`Log::marks`]); the caller
+    /// writes it to the directory's checkpoint file, from the marks as they are when that write
+    /// begins. A partition without news since the last call gives its buffers back.
+    pub async fn checkpoint(&self) -> Result<i64, LogError> {
+        let log = &self.0;
+        let _turn = log.maintenance.lock().await;
+        log.check()?;
+        {
+            let mut state = log.state.borrow_mut();
+            let end = state.marks.log_end;
+            if std::mem::replace(&mut state.idle_end, end) == end {
+                state.active().writer.borrow_mut().release_memory();
+            }
+            if state.marks.recovery_point == end {
+                return Ok(end);
+            }
+        }
+        log.checkpoint_now().await
+    }
+
+    /// Clean stop: no append is accepted any more; everything is flushed, the active file trimmed
+    /// to its exact size, indexes, epochs and producer snapshot written. Gives the recovery point,
+    /// which is the log's end. Fails, and leaves the rest to recovery, when the log failed.
+    pub async fn close(&self) -> Result<i64, LogError> {
+        let log = self.0.clone();
+        let task = self
+            .0
+            .rt
+            .spawn_vital("log close", async move { log.close_now().await });
+        task.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Stops at once, without flush or checkpoint: as if the process had been killed. Writes in
+    /// flight end by themselves.
+    pub fn abandon(&self) {
+        self.0.state.borrow_mut().closed = true;
+        self.0.end_waits(i64::MIN);
+    }
+
+    /// Deletes the partition's files. Its directory is first renamed to `<dir>.<32 hex>-delete`,
+    /// durably, so that a crash on the way leaves nothing that could come back as a log.
+    pub async fn delete(self) -> Result<(), LogError> {
+        let log = self.0.clone();
+        let task = self
+            .0
+            .rt
+            .spawn_vital("log delete", async move { log.delete_now().await });
+        task.await.unwrap_or(Err(LogError::Closed))
+    }
+}
+
+impl LogInner {
+    /// Waits until every rolled segment is sealed.
+    pub async fn wait_sealed(&self) -> Result<(), LogError> {
+        loop {
+            let changed = self.segments_changed.notified();
+            self.check()?;
+            {
+                let state = self.state.borrow();
+                if state.open.len() == 1 && !state.rolling {
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    async fn checkpoint_now(self: &Rc<Self>) -> Result<i64, LogError> {
+        // What is written below must be the state at `end` exactly: taken now, used once the log
+        // is flushed up to there.
+        let dir = self.dir.borrow().clone();
+        let (end, active, mut files, others) = {
+            let mut state = self.state.borrow_mut();
+            let active = state.active();
+            let end = state.marks.log_end;
+            let now_ms = self.rt.wall_clock_ms();
+            state
+                .producers
+                .expire(now_ms, self.config.borrow().producer_id_expiration_ms);
+            let index = active.index.borrow();
+            let files: Vec<(PathBuf, Vec<u8>)> = vec![
+                (
+                    segment_path(&dir, active.base_offset, INDEX),
+                    index.offsets().encode(),
+                ),
+                (
+                    segment_path(&dir, active.base_offset, TIME_INDEX),
+                    index.times().encode(),
+                ),
+            ];
+            drop(index);
+            let mut others = vec![(
+                segment_path(&dir, end, SNAPSHOT),
+                state.producers.encode_snapshot(),
+            )];
+            if std::mem::take(&mut state.epochs_changed) {
+                others.push((dir.join(leader_epochs::FILE_NAME), state.epochs.encode()));
+            }
+            (end, active, files, others)
+        };
+        self.wait_flushed_or_want(end).await?;
+        self.wait_sealed().await?;
+        let mut turn = self.small_files.lock().await;
+        if active.rolled.get() {
+            // Its seal writes the whole indexes: ours are older.
+            drop(turn);
+            self.wait_sealed().await?;
+            turn = self.small_files.lock().await;
+            files.clear();
+        }
+        files.extend(others);
+        let _turn = turn;
+        if let Err(error) = replace_files(&self.rt, &dir, files).await {
+            self.state.borrow_mut().epochs_changed = true;
+            return Err(self.soft_failure("checkpoint", &error));
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            // A cut excludes checkpoints, so the marks only went up.
+            let end = end.max(state.marks.recovery_point);
+            state.marks.set_recovery_point(end);
+        }
+        if let Err(error) = self.drop_old_snapshots(end).await {
+            tracing::warn!(dir = %dir.display(), %error, "old producer snapshots stay");
+        }
+        Ok(end)
+    }
+
+    /// An error beside the log itself: without space the log lives on, others end it.
+    fn soft_failure(&self, what: &str, error: &io::Error) -> LogError {
+        match LogError::io(what, error) {
+            LogError::NoSpace => LogError::NoSpace,
+            _ => self.fail(what, error),
+        }
+    }
+
+    async fn drop_old_snapshots(&self, newest: i64) -> io::Result<()> {
+        let dir = self.dir.borrow().clone();
+        let mut offsets: Vec<i64> = self
+            .rt
+            .read_dir(&dir)
+            .await?
+            .iter()
+            .filter_map(|e| parse_segment_name(&e.name))
+            .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset < newest)
+            .map(|(offset, _)| offset)
+            .collect();
+        offsets.sort_unstable();
+        let keep_from = offsets.len().saturating_sub(SNAPSHOTS_KEPT - 1);
+        for &offset in &offsets[..keep_from] {
+            unlink_if_there(&self.rt, &segment_path(&dir, offset, SNAPSHOT)).await?;
+        }
+        Ok(())
+    }
+
+    async fn close_now(self: &Rc<Self>) -> Result<i64, LogError> {
+        let _turn = self.gate.lock().await;
+        let _maintenance = self.maintenance.lock().await;
+        self.check()?;
+        self.wait_for_roll().await;
+        self.flush_all().await?;
+        self.wait_sealed().await?;
+        let active = self.state.borrow().active();
+        self.settle(&active).await?;
+        let trim = async {
+            active.file.ftruncate(active.size()).await?;
+            active.prepared_end.set(active.size());
+            active.file.fdatasync().await?;
+            let dir = self.dir.borrow().clone();
+            unlink_if_there(&self.rt, &dir.join(PREPARED_NAME)).await
+        };
+        if let Err(error) = trim.await {
+            return Err(self.fail("clean stop", error));
+        }
+        active.index.borrow_mut().seal();
+        self.state.borrow_mut().epochs_changed = true;
+        let end = self.checkpoint_now().await?;
+        {
+            let mut state = self.state.borrow_mut();
+            state.closed = true;
+            state.next_file = NextFile::None;
+            active.shared.next_generation();
+        }
+        self.end_waits(i64::MIN);
+        self.tail.clear();
+        Ok(end)
+    }
+
+    async fn delete_now(self: &Rc<Self>) -> Result<(), LogError> {
+        let _turn = self.gate.lock().await;
+        let _maintenance = self.maintenance.lock().await;
+        self.state.borrow_mut().closed = true;
+        self.end_waits(i64::MIN);
+        self.wait_for_roll().await;
+        // Writes and the preparer end first: they would find their files gone from under them.
+        let open: Vec<_> = self.state.borrow().open.iter().cloned().collect();
+        for segment in &open {
+            let _ = self.settle(segment).await;
+            segment.shared.next_generation();
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            for sealed in std::mem::take(&mut state.sealed).into_values() {
+                if let Some(file) = sealed.file.borrow().upgrade() {
+                    file.next_generation();
+                    self.shard.forget_open(&file);
+                }
+            }
+            state.next_file = NextFile::None;
+        }
+        self.tail.clear();
+        self.delete_files()
+            .await
+            .map_err(|error| LogError::io("delete", &error))
+    }
+
+    async fn delete_files(&self) -> io::Result<()> {
+        let dir = self.dir.borrow().clone();
+        let parent = dir.parent().map(PathBuf::from).unwrap_or_default();
+        let mut unique = [0u8; 16];
+        unique[..8].copy_from_slice(&self.rt.random_u64().to_be_bytes());
+        unique[8..].copy_from_slice(&self.rt.random_u64().to_be_bytes());
+        let name = crate::checkpoint_files::deleted_dir_name(&self.topic, self.partition, &unique);
+        let doomed = parent.join(name);
+        self.rt.rename(&dir, &doomed).await?;
+        self.rt.sync_dir(&parent).await?;
+        *self.dir.borrow_mut() = doomed.clone();
+        delete_dir(&self.rt, &doomed).await
+    }
+}
+
+/// Removes a directory of files: a partition's that was renamed for deletion, also one found at
+/// start.
+pub async fn delete_dir(rt: &corelog_runtime::Rt, dir: &std::path::Path) -> io::Result<()> {
+    for entry in rt.read_dir(dir).await? {
+        unlink_if_there(rt, &dir.join(entry.name)).await?;
+    }
+    rt.rmdir(dir).await?;
+    match dir.parent() {
+        Some(parent) => rt.sync_dir(parent).await,
+        None => Ok(()),
+    }
+}

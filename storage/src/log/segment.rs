@@ -1,0 +1,237 @@
+//! Segment files: the shared handle that readers hold, the segment being written, sealed ones.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use corelog_runtime::sync::Notify;
+use corelog_runtime::{File, FileHandle, OpenOptions, Rt};
+
+use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
+use crate::log::writer::TailWriter;
+
+/// File suffixes, Kafka's.
+pub(crate) const LOG: &str = "log";
+pub(crate) const INDEX: &str = "index";
+pub(crate) const TIME_INDEX: &str = "timeindex";
+pub(crate) const TXN_INDEX: &str = "txnindex";
+pub(crate) const SNAPSHOT: &str = "snapshot";
+/// The next segment's file before its roll.
+pub(crate) const PREPARED_NAME: &str = "next.log.prepared";
+
+/// `<20 digits>.<suffix>` in the partition's directory.
+pub(crate) fn segment_path(dir: &Path, base_offset: i64, suffix: &str) -> PathBuf {
+    dir.join(format!("{base_offset:020}.{suffix}"))
+}
+
+/// The base offset and suffix of a file name of this form.
+pub(crate) fn parse_segment_name(name: &str) -> Option<(i64, &str)> {
+    let (digits, suffix) = name.split_once('.')?;
+    if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((digits.parse().ok()?, suffix))
+}
+
+/// A segment's file as readers on any shard hold it. Open as long as anyone does.
+pub struct SegmentFile {
+    base_offset: i64,
+    path: PathBuf,
+    sealed: AtomicBool,
+    generation: AtomicU64,
+    direct: FileHandle,
+    buffered: Mutex<Option<FileHandle>>,
+}
+
+impl fmt::Debug for SegmentFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentFile")
+            .field("base_offset", &self.base_offset)
+            .field("sealed", &self.sealed())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SegmentFile {
+    pub(crate) fn new(
+        base_offset: i64,
+        path: PathBuf,
+        sealed: bool,
+        direct: FileHandle,
+    ) -> Arc<Self> {
+        let (sealed, generation) = (AtomicBool::new(sealed), AtomicU64::new(0));
+        Arc::new(Self {
+            base_offset,
+            path,
+            sealed,
+            generation,
+            direct,
+            buffered: Mutex::new(None),
+        })
+    }
+
+    /// Offset of its first record.
+    pub fn base_offset(&self) -> i64 {
+        self.base_offset
+    }
+
+    /// It takes no more appends: its bytes end with the file and may be read through the page cache.
+    pub fn sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Changes when bytes already handed out as ranges are cut off or deleted.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn next_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The descriptor for direct I/O: offsets, lengths and buffers block aligned.
+    pub fn direct(&self) -> &FileHandle {
+        &self.direct
+    }
+
+    /// A buffered descriptor for sendfile and its probes, opened at the first call. Only for
+    /// sealed files (InvalidInput otherwise): cached pages of an active file would push every
+    /// later direct write to a worker thread.
+    pub async fn buffered(&self, rt: &Rt) -> io::Result<FileHandle> {
+        if !self.sealed() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an active segment is never read buffered",
+            ));
+        }
+        if let Some(open) = &*self.buffered.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(open.clone());
+        }
+        let options = OpenOptions {
+            read: true,
+            ..OpenOptions::default()
+        };
+        let handle = rt.open(&self.path, options).await?.handle().clone();
+        *self.buffered.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+        Ok(handle)
+    }
+}
+
+/// A segment that is written, or was until its roll and is not sealed yet.
+pub(crate) struct OpenSegment {
+    pub base_offset: i64,
+    pub file: File,
+    pub shared: Arc<SegmentFile>,
+    pub writer: RefCell<TailWriter>,
+    pub index: RefCell<IndexBuilder>,
+    /// Offset after the last appended batch.
+    pub end_offset: Cell<i64>,
+    /// First offset and position no write set has taken.
+    pub dispatched_offset: Cell<i64>,
+    /// Bytes from here on belong to the preparer, below to the writer.
+    pub prepared_end: Cell<u64>,
+    /// i_size known to be durable: RWF_DSYNC writes below it need no other flush.
+    pub durable_len: Cell<u64>,
+    /// Bytes of the next preparation step.
+    pub prepare_step: Cell<u64>,
+    /// When the last step ended, in ms of the shard's clock.
+    pub prepared_at_ms: Cell<u64>,
+    pub preparing: Cell<bool>,
+    /// An append waits for the step under way.
+    pub prepare_urgent: Cell<bool>,
+    /// The bytes before this segment are whole on disk: `written_end` may enter it.
+    pub entered: Cell<bool>,
+    /// The bytes before it, and its name, are on stable storage: `flushed_end` may enter it.
+    pub flush_entered: Cell<bool>,
+    /// No append goes here any more.
+    pub rolled: Cell<bool>,
+    /// When the first batch came, in ms of the wall clock.
+    pub first_append_ms: Cell<Option<i64>>,
+    /// `segment.ms` less its jitter.
+    pub roll_after_ms: Cell<u64>,
+    /// Ends when writes, the preparer or a flush made progress.
+    pub progress: Notify,
+}
+
+impl OpenSegment {
+    pub fn new(
+        file: File,
+        shared: Arc<SegmentFile>,
+        end: u64,
+        end_offset: i64,
+        partial: Vec<u8>,
+        index: IndexBuilder,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            base_offset: shared.base_offset(),
+            file,
+            shared,
+            writer: RefCell::new(TailWriter::new(end, end_offset, partial)),
+            index: RefCell::new(index),
+            end_offset: Cell::new(end_offset),
+            dispatched_offset: Cell::new(end_offset),
+            prepared_end: Cell::new(end),
+            durable_len: Cell::new(end),
+            prepare_step: Cell::new(0),
+            prepared_at_ms: Cell::new(0),
+            preparing: Cell::new(false),
+            prepare_urgent: Cell::new(false),
+            entered: Cell::new(true),
+            flush_entered: Cell::new(true),
+            rolled: Cell::new(false),
+            first_append_ms: Cell::new(None),
+            roll_after_ms: Cell::new(u64::MAX),
+            progress: Notify::new(),
+        })
+    }
+
+    pub fn size(&self) -> u64 {
+        self.writer.borrow().append_pos()
+    }
+
+    pub fn written_offset(&self) -> i64 {
+        self.writer.borrow().written_offset()
+    }
+
+    pub fn flushed_offset(&self) -> i64 {
+        self.writer.borrow().flushed_offset()
+    }
+}
+
+/// A segment that takes no more appends. Its file is opened when a reader comes.
+pub(crate) struct SealedSegment {
+    pub base_offset: i64,
+    /// Base offset of the next segment.
+    pub end_offset: Cell<i64>,
+    pub size: u64,
+    pub file: RefCell<Weak<SegmentFile>>,
+    /// Both indexes, once a reader needed them.
+    pub index: RefCell<Option<Rc<SealedIndex>>>,
+}
+
+impl SealedSegment {
+    pub fn new(base_offset: i64, end_offset: i64, size: u64) -> Rc<Self> {
+        Rc::new(Self {
+            base_offset,
+            end_offset: Cell::new(end_offset),
+            size,
+            file: RefCell::new(Weak::new()),
+            index: RefCell::new(None),
+        })
+    }
+}
+
+/// Both indexes of a sealed segment.
+pub(crate) struct SealedIndex {
+    pub offsets: OffsetIndex,
+    pub times: TimeIndex,
+}

@@ -1,0 +1,264 @@
+//! What the logs of one shard share: memory and I/O budgets, open files, counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use corelog_runtime::BufferPool;
+use corelog_runtime::sync::Semaphore;
+
+use crate::log::LogTail;
+use crate::log::SegmentFile;
+
+/// Buckets of the flush latency histogram: bucket `i` counts flushes below `2^i` µs, the last one
+/// all others.
+pub const FLUSH_BUCKETS: usize = 24;
+
+/// Limits of one shard's storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// Bytes of written buffers kept for readers of the tail.
+    pub tail_cache_bytes: usize,
+    /// Bytes of cold reads in flight.
+    pub cold_read_bytes: usize,
+    /// Sealed segment files kept open.
+    pub open_segments: usize,
+    /// Preparation steps (fallocate, zeroing) at a time.
+    pub preparers: usize,
+    /// Segment files are opened with O_DIRECT; false where the file system refuses it.
+    pub direct: bool,
+}
+
+impl Default for StorageLimits {
+    fn default() -> Self {
+        Self {
+            tail_cache_bytes: 64 << 20,
+            cold_read_bytes: 2 << 20,
+            open_segments: 512,
+            preparers: 2,
+            direct: true,
+        }
+    }
+}
+
+/// What the logs of a shard did since its start. Plain sums, for /metrics and for tests that must
+/// know a rare branch was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StorageCounters {
+    /// Batches appended.
+    pub appends: u64,
+    /// Their bytes.
+    pub append_bytes: u64,
+    /// Batches found to be in the log already.
+    pub duplicates: u64,
+    /// Tail writes handed to the kernel.
+    pub device_writes: u64,
+    /// Their bytes, padding and rewritten blocks included.
+    pub device_write_bytes: u64,
+    /// Tail writes made with RWF_DSYNC.
+    pub durable_writes: u64,
+    /// fdatasync calls for the flush policy or a checkpoint.
+    pub flushes: u64,
+    /// Time from submission to completion of those, see [`FLUSH_BUCKETS`].
+    pub flush_latency: [u64; FLUSH_BUCKETS],
+    /// Segments sealed.
+    pub rolls: u64,
+    /// Rolls while a write of the old segment was still queued.
+    pub rolls_with_queued_write: u64,
+    /// Writes whose first block had been written before and was merged.
+    pub tail_block_merges: u64,
+    /// Appends that began a write of their own while another was in flight over their block.
+    pub queued_writes: u64,
+    /// Preparation steps.
+    pub prepare_steps: u64,
+    /// Bytes of zeros written ahead.
+    pub zeroed_bytes: u64,
+    /// Preparation steps refused by a full file system.
+    pub no_space: u64,
+    /// Read plans made from the tail cache.
+    pub tail_hits: u64,
+    /// Read plans that had to look at the disk.
+    pub tail_misses: u64,
+    /// Bytes read from disk for readers.
+    pub cold_read_bytes: u64,
+    /// Cuts.
+    pub cuts: u64,
+    /// Cuts at an offset inside a batch.
+    pub cuts_inside_batch: u64,
+    /// Recoveries that replayed batches.
+    pub recoveries: u64,
+    /// Recoveries that took bytes off the end of a log.
+    pub torn_tails: u64,
+    /// Recoveries that found valid batches after a bad one.
+    pub damages: u64,
+    /// Index files rebuilt.
+    pub indexes_rebuilt: u64,
+    /// Logs that failed.
+    pub failures: u64,
+}
+
+/// Lowers what a log directory's checkpoint files say of a partition, before a cut.
+pub trait CheckpointSink {
+    /// Writes checkpoints that name at most these offsets for the partition, durably, and orders
+    /// every later write of those files after this one.
+    fn lower<'a>(
+        &'a self,
+        topic: &'a str,
+        partition: i32,
+        recovery_point: i64,
+        high_watermark: i64,
+    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;
+}
+
+/// What the logs of one shard share.
+///
+/// Shard: lives and dies on its own; never sent.
+pub struct ShardStorage {
+    limits: StorageLimits,
+    counters: RefCell<StorageCounters>,
+    pub(crate) cold_reads: Semaphore,
+    pub(crate) preparers: Semaphore,
+    pub(crate) tail_bytes: Rc<Cell<usize>>,
+    /// One entry per entry of a tail, oldest first; eviction takes the oldest of that tail.
+    tail_order: RefCell<VecDeque<Weak<LogTail>>>,
+    /// Sealed files in use, most recent last.
+    open_segments: RefCell<VecDeque<Arc<SegmentFile>>>,
+    sink: RefCell<Option<Rc<dyn CheckpointSink>>>,
+    zeros: RefCell<Option<Bytes>>,
+    #[cfg(feature = "planted")]
+    planted: RefCell<Option<String>>,
+}
+
+impl fmt::Debug for ShardStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardStorage")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShardStorage {
+    /// Makes the shared part of a shard's storage.
+    pub fn new(limits: StorageLimits) -> Rc<ShardStorage> {
+        Rc::new(ShardStorage {
+            limits,
+            counters: RefCell::default(),
+            cold_reads: Semaphore::new(limits.cold_read_bytes.max(1)),
+            preparers: Semaphore::new(limits.preparers.max(1)),
+            tail_bytes: Rc::default(),
+            tail_order: RefCell::default(),
+            open_segments: RefCell::default(),
+            sink: RefCell::default(),
+            zeros: RefCell::default(),
+            #[cfg(feature = "planted")]
+            planted: RefCell::default(),
+        })
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> StorageLimits {
+        self.limits
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> StorageCounters {
+        *self.counters.borrow()
+    }
+
+    /// Who lowers checkpoint files before a cut. Without one, a cut below a checkpointed offset
+    /// is safe only if the caller lowered the files itself.
+    pub fn set_checkpoint_sink(&self, sink: Rc<dyn CheckpointSink>) {
+        *self.sink.borrow_mut() = Some(sink);
+    }
+
+    pub(crate) fn sink(&self) -> Option<Rc<dyn CheckpointSink>> {
+        self.sink.borrow().clone()
+    }
+
+    /// Plants a known bug, to show that the tests find it. `ack-on-append`: an append's
+    /// requirement holds at once.
+    #[cfg(feature = "planted")]
+    pub fn plant(&self, bug: &str) {
+        *self.planted.borrow_mut() = Some(bug.to_owned());
+    }
+
+    #[cfg(feature = "planted")]
+    pub(crate) fn is_planted(&self, bug: &str) -> bool {
+        self.planted.borrow().as_deref() == Some(bug)
+    }
+
+    #[cfg(not(feature = "planted"))]
+    pub(crate) fn is_planted(&self, _bug: &str) -> bool {
+        false
+    }
+
+    /// A shared buffer of zeros.
+    pub(crate) fn zeros(&self, pool: &BufferPool, len: usize) -> Bytes {
+        let mut zeros = self.zeros.borrow_mut();
+        if let Some(zeros) = zeros.as_ref().filter(|z| z.len() == len) {
+            return zeros.clone();
+        }
+        let mut buf = pool.get(len);
+        buf.set_len(len);
+        buf.as_mut_slice()[..len].fill(0);
+        zeros.insert(buf.freeze()).clone()
+    }
+
+    pub(crate) fn count(&self, f: impl FnOnce(&mut StorageCounters)) {
+        f(&mut self.counters.borrow_mut());
+    }
+
+    pub(crate) fn count_flush(&self, took_us: u64) {
+        let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
+        self.count(|c| {
+            c.flushes += 1;
+            c.flush_latency[bucket.min(FLUSH_BUCKETS - 1)] += 1;
+        });
+    }
+
+    /// Notes a new entry of a tail and evicts old ones over the budget. Entries read since they
+    /// came to the front get a second round.
+    pub(crate) fn tail_added(&self, tail: &Rc<LogTail>) {
+        let mut order = self.tail_order.borrow_mut();
+        order.push_back(Rc::downgrade(tail));
+        let mut tries = order.len();
+        while self.tail_bytes.get() > self.limits.tail_cache_bytes && tries > 0 {
+            tries -= 1;
+            let Some(oldest) = order.pop_front() else {
+                return;
+            };
+            if let Some(tail) = oldest.upgrade()
+                && !tail.evict_oldest()
+            {
+                order.push_back(oldest);
+            }
+        }
+    }
+
+    /// Keeps a sealed file open until others push it out.
+    pub(crate) fn keep_open(&self, file: &Arc<SegmentFile>) {
+        let mut open = self.open_segments.borrow_mut();
+        if let Some(i) = open.iter().rposition(|f| Arc::ptr_eq(f, file)) {
+            if i + 1 == open.len() {
+                return;
+            }
+            open.remove(i);
+        }
+        open.push_back(file.clone());
+        while open.len() > self.limits.open_segments {
+            open.pop_front();
+        }
+    }
+
+    pub(crate) fn forget_open(&self, file: &Arc<SegmentFile>) {
+        self.open_segments
+            .borrow_mut()
+            .retain(|f| !Arc::ptr_eq(f, file));
+    }
+}
