@@ -1,2 +1,58 @@
-//! main
-fn main() {}
+//! `cargo xtask`: everything the project checks about itself.
+//!
+//! It depends on no crate of the workspace: it runs cargo, the built binaries and foreign clients, and judges what they
+//! print. It must never know how the broker works inside. Start reading at [`Task`]; `interop/mod.rs` lists the suites.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the rule is for the broker; this tool runs beside it"
+)]
+
+mod ci;
+mod interop;
+mod process;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Checks of the source and of the built broker.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// What can be asked for.
+#[derive(Subcommand)]
+enum Task {
+    /// The rules of the house: crate edges, banned calls, generated docs, promises and their tests.
+    Tidy,
+    /// Formatting, lints, tests, documentation and tidy.
+    Ci,
+    /// Foreign clients against the broker; each suite ends with `NAME: N passed, M failed`.
+    Interop(interop::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Tidy => tidy::run(),
+        Task::Ci => ci::run(),
+        Task::Interop(options) => interop::run(&options),
+    };
+    finish(done)
+}
+
+/// `Ok(false)` is a check that failed and was reported; `Err` is a check that could not be made.
+fn finish(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Foreign clients against the built broker.
+//!
+//! A suite is a function that starts brokers through [`subject`], drives clients nobody here wrote, and reports each
+//! check on its [`Suite`]. Everything started is killed at the end, every wait is bounded, and all files live below
+//! `target/interop/run`. A client that is missing is a failure that names `tools/interop/setup`.
+
+mod clients;
+mod flush;
+mod kcat;
+mod kill9;
+mod loop_device;
+mod matrix;
+mod ranges;
+mod start;
+mod subject;
+mod tail;
+
+use crate::process::{Guard, command, root, target_dir};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use clients::Clients;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use subject::Subject;
+
+/// A suite: its name and what it runs.
+type Run = fn(&Setting, &mut Suite) -> Result<()>;
+
+/// In the order in which a failure is easiest to understand.
+const SUITES: &[(&str, Run)] = &[
+    ("start", start::run),
+    ("ranges", ranges::run),
+    ("kcat", kcat::run),
+    ("matrix", matrix::run),
+    ("flush", flush::run),
+    ("tail", tail::run),
+    ("kill9", kill9::run),
+];
+
+/// What `cargo xtask interop` can be told.
+#[derive(Args, Clone)]
+pub struct Options {
+    /// One of: start, ranges, kcat, matrix, flush, tail, kill9. All of them without a name.
+    name: Option<String>,
+    /// Smaller inputs and fewer rounds: minutes instead of an hour.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// The full size; the default.
+    #[arg(long)]
+    full: bool,
+    /// Kills in the kill9 suite (20; 4 with --quick).
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Only the part of kill9 that runs against a broker with this bug planted.
+    #[arg(long, value_name = "BUG")]
+    planted: Option<String>,
+    /// Run the clients against a broker that runs already; suites that must start one refuse.
+    #[arg(long, value_name = "HOST:PORT", hide = true)]
+    bootstrap: Option<String>,
+    /// Run against Apache Kafka from the jars instead: shows that the suites themselves are right.
+    #[arg(long, hide = true)]
+    subject_kafka: bool,
+}
+
+/// What every suite is given.
+pub struct Setting {
+    /// The broker under test.
+    pub subject: Subject,
+    /// The foreign clients.
+    pub clients: Clients,
+    /// Small sizes.
+    pub quick: bool,
+    /// Kills in kill9.
+    pub rounds: u32,
+    /// The bug to plant, when only that part is wanted.
+    pub planted: Option<String>,
+    /// An empty directory of the suite's own.
+    pub scratch: PathBuf,
+}
+
+impl Setting {
+    /// A new empty directory below the suite's own.
+    pub fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.scratch.join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+/// The checks of one suite.
+pub struct Suite {
+    passed: u32,
+    failed: u32,
+}
+
+impl Suite {
+    /// One check: `what` says what holds (or does not), with its numbers.
+    pub fn check(&mut self, ok: bool, what: impl AsRef<str>) -> bool {
+        let what = what.as_ref();
+        if ok {
+            self.passed += 1;
+            println!("  ok: {what}");
+        } else {
+            self.failed += 1;
+            println!("  FAILED: {what}");
+        }
+        ok
+    }
+
+    /// A step that can fail in itself counts as one check.
+    pub fn attempt<T>(&mut self, what: &str, step: Result<T>) -> Option<T> {
+        match step {
+            Ok(value) => {
+                self.check(true, what);
+                Some(value)
+            }
+            Err(error) => {
+                self.check(false, format!("{what}: {error:#}"));
+                None
+            }
+        }
+    }
+}
+
+/// Runs what was asked for; false when any check of any suite failed.
+pub fn run(options: &Options) -> Result<bool> {
+    let wanted: Vec<_> = match &options.name {
+        None => SUITES.to_vec(),
+        Some(name) => SUITES
+            .iter()
+            .copied()
+            .filter(|(known, _)| known == name)
+            .collect(),
+    };
+    if wanted.is_empty() {
+        let names: Vec<_> = SUITES.iter().map(|(name, _)| *name).collect();
+        bail!("no suite of that name; there are {}", names.join(", "));
+    }
+    let clients = Clients::find()?;
+    let subject = match (&options.bootstrap, options.subject_kafka) {
+        (Some(address), _) => Subject::Running(address.clone()),
+        (None, true) => Subject::Kafka,
+        (None, false) => Subject::Corelog(build(None)?),
+    };
+    let mut all_passed = true;
+    for (name, suite) in wanted {
+        all_passed &= run_one(name, suite, options, &subject, &clients)?;
+    }
+    Ok(all_passed)
+}
+
+fn run_one(
+    name: &str,
+    suite: Run,
+    options: &Options,
+    subject: &Subject,
+    clients: &Clients,
+) -> Result<bool> {
+    let scratch = target_dir()
+        .join("interop/run")
+        .join(format!("{name}-{}", std::process::id()));
+    if scratch.exists() {
+        std::fs::remove_dir_all(&scratch)?;
+    }
+    std::fs::create_dir_all(&scratch)?;
+    let context = Setting {
+        subject: subject.clone(),
+        clients: clients.clone(),
+        quick: options.quick && !options.full,
+        rounds: options.rounds.unwrap_or(if options.quick { 4 } else { 20 }),
+        planted: options.planted.clone(),
+        scratch: scratch.clone(),
+    };
+    println!("{name}:");
+    let begin = Instant::now();
+    let mut result = Suite {
+        passed: 0,
+        failed: 0,
+    };
+    if let Err(error) = suite(&context, &mut result) {
+        result.check(false, format!("the suite could not go on: {error:#}"));
+    }
+    if result.failed == 0 && result.passed == 0 {
+        result.check(false, "nothing was checked");
+    }
+    println!("{name}: {} passed, {} failed", result.passed, result.failed);
+    println!("  ({name} took {:.0} s)", begin.elapsed().as_secs_f64());
+    if result.failed == 0 {
+        std::fs::remove_dir_all(&scratch)?;
+    } else {
+        println!("  (logs and data: {})", scratch.display());
+    }
+    Ok(result.failed == 0)
+}
+
+/// Builds `corelogd` in release mode and gives its path. With a bug planted it goes to a folder of its own, so that
+/// the real binary is never confused with it.
+fn build(feature: Option<&str>) -> Result<PathBuf> {
+    let dir = match feature {
+        None => target_dir(),
+        Some(feature) => target_dir().join(feature),
+    };
+    let mut cargo = command("cargo");
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "corelog-engine",
+        "--bin",
+        "corelogd",
+    ]);
+    cargo.arg("--target-dir").arg(&dir).current_dir(root());
+    if let Some(feature) = feature {
+        cargo.args(["--features", feature]);
+    }
+    let mut child = Guard(cargo.spawn().context("cannot run cargo")?);
+    let status = child.wait_for(Duration::from_secs(3600))?;
+    ensure!(
+        status.is_some_and(|status| status.success()),
+        "corelogd did not build"
+    );
+    Ok(dir.join("release/corelogd"))
+}
