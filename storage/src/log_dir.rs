@@ -4,9 +4,10 @@
 //! and the boot marker, unlink the clean marker, fsync the directory, read the checkpoints. Only
 //! then may anything be appended below.
 
+mod error;
+
 use std::any::Any;
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,14 @@ use crate::checkpoint_files::{
     META_PROPERTIES, MetaProperties, OffsetMap, PARTITION_METADATA, RECOVERY_POINTS,
 };
 
+pub use error::LogDirError;
+
 /// Held by the process that uses the directory. Empty.
 pub const LOCK_FILE: &str = ".lock";
 /// Boot id under which this directory was last whole; see [`LogDir::mark_recovered`].
 pub const BOOT_MARKER: &str = ".corelog_boot";
-/// Appended to the name of a file that was set aside because it could not be read.
+/// Appended to the name of a file that was set aside because it could not be read; with a number
+/// when that name is taken.
 pub const BAD_SUFFIX: &str = ".bad";
 /// The kernel's boot id: another one after every start of the machine.
 const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
@@ -64,113 +68,6 @@ pub type TakeLock = fn(&Path) -> io::Result<Option<HeldLock>>;
 /// as long as opening a file does.
 pub fn process_lock(path: &Path) -> io::Result<Option<HeldLock>> {
     Ok(corelog_runtime::blocking::lock_file(path)?.map(|held| Box::new(held) as HeldLock))
-}
-
-/// Why a directory was not opened, or one of its files not written.
-#[derive(Debug)]
-pub enum LogDirError {
-    /// The file system refused.
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Its answer.
-        source: io::Error,
-    },
-    /// `meta.properties` cannot be read.
-    Format(FormatError),
-    /// Another process uses the directory.
-    Locked {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The directory is another node's.
-    WrongNode {
-        /// The directory.
-        path: PathBuf,
-        /// `node.id` in its `meta.properties`.
-        found: i32,
-        /// This node's.
-        expected: i32,
-    },
-    /// The directory is another cluster's.
-    WrongCluster {
-        /// The directory.
-        path: PathBuf,
-        /// `cluster.id` in its `meta.properties`.
-        found: String,
-        /// This cluster's.
-        expected: String,
-    },
-    /// The cluster id cannot stand in `meta.properties`.
-    BadClusterId {
-        /// The id.
-        id: String,
-    },
-    /// Partitions are there, but nothing says whose they are.
-    NoMetaProperties {
-        /// The directory.
-        path: PathBuf,
-        /// One of the partition directories.
-        partition: String,
-    },
-}
-
-impl fmt::Display for LogDirError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LogDirError::Io {
-                action,
-                path,
-                source,
-            } => write!(f, "{action} {}: {source}", path.display()),
-            LogDirError::Format(e) => e.fmt(f),
-            LogDirError::Locked { path } => write!(
-                f,
-                "log directory {} is in use by another process, which holds its {LOCK_FILE} file",
-                path.display()
-            ),
-            LogDirError::WrongNode {
-                path,
-                found,
-                expected,
-            } => write!(
-                f,
-                "log directory {} belongs to node.id {found}, this is node.id {expected}: correct node.id or log.dirs",
-                path.display()
-            ),
-            LogDirError::WrongCluster {
-                path,
-                found,
-                expected,
-            } => write!(
-                f,
-                "log directory {} belongs to cluster {found}, this is cluster {expected}: correct log.dirs",
-                path.display()
-            ),
-            LogDirError::BadClusterId { id } => write!(
-                f,
-                "cluster id `{}` cannot be stored: 1 to 255 visible ASCII characters without \\ = : # !",
-                id.escape_debug()
-            ),
-            LogDirError::NoMetaProperties { path, partition } => write!(
-                f,
-                "log directory {} holds {partition} but no {META_PROPERTIES}: restore that file, or name another directory in log.dirs",
-                path.display()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for LogDirError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            LogDirError::Io { source, .. } => Some(source),
-            LogDirError::Format(e) => Some(e),
-            _ => None,
-        }
-    }
 }
 
 /// A partition's directory, by its name alone.
@@ -442,13 +339,27 @@ impl LogDir {
             Ok(offsets) => Ok(offsets),
             Err(error) => {
                 tracing::error!(%error, "checkpoint damaged: set aside, its offsets count as unknown");
-                let aside = self.path.join(format!("{name}{BAD_SUFFIX}"));
+                let aside = self.free_name(name).await?;
                 self.rt
                     .rename(&path, &aside)
                     .await
                     .map_err(io_error("set aside", &path))?;
                 self.damaged.push(error);
                 Ok(OffsetMap::new())
+            }
+        }
+    }
+
+    /// A name for a bad file that no file has: nothing set aside earlier is lost.
+    async fn free_name(&self, name: &str) -> Result<PathBuf, LogDirError> {
+        let mut n = 0u32;
+        loop {
+            let number = if n == 0 { String::new() } else { n.to_string() };
+            let free = self.path.join(format!("{name}{BAD_SUFFIX}{number}"));
+            match self.rt.stat(&free).await {
+                Ok(_) => n += 1,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(free),
+                Err(e) => return Err(io_error("look for", &free)(e)),
             }
         }
     }

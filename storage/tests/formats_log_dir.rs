@@ -297,6 +297,10 @@ fn r32_a_damaged_checkpoint_is_set_aside_and_said() {
         let aside = Path::new(DIR).join(format!("{RECOVERY_POINTS}.bad"));
         assert_eq!(rt.read_whole(aside, 100).await.unwrap(), b"0\n1\nt 0\n");
         assert!(open(&rt).await.damaged().is_empty());
+        rt.write_atomic(&path, b"again".to_vec()).await.unwrap();
+        assert_eq!(open(&rt).await.damaged().len(), 1);
+        let aside = Path::new(DIR).join(format!("{RECOVERY_POINTS}.bad1"));
+        assert_eq!(rt.read_whole(aside, 100).await.unwrap(), b"again");
     });
 }
 
