@@ -139,6 +139,36 @@ fn on_a_flush_only_device_a_dsync_write_flushes_the_whole_device_cache() {
 }
 
 #[test]
+fn a_flush_of_the_device_cache_leaves_the_sizes_of_other_files_volatile() {
+    let (mut undone, mut done) = (0, 0);
+    for seed in 0..64 {
+        let world = SimWorld::new(
+            seed,
+            SimConfig {
+                device: Device::FlushOnly,
+                ..SimConfig::default()
+            },
+        );
+        run_then_power_loss(&world, |rt| async move {
+            let (cut, other) = (
+                durable_file(&rt, "/cut", 1, 2).await,
+                durable_file(&rt, "/other", 1, 1).await,
+            );
+            cut.ftruncate(512).await.unwrap();
+            other.write_at(blocks(&rt, 2, 1), 0, true).await.unwrap();
+        });
+        match sectors(&world.file_bytes("/cut").unwrap()) {
+            all if all == [1; 16] => undone += 1,
+            rest => {
+                assert_eq!(rest, [1]);
+                done += 1;
+            }
+        }
+    }
+    assert!(undone > 8 && done > 8, "{undone} {done}");
+}
+
+#[test]
 fn sizes_are_lost_without_flush_and_kept_with_it() {
     let mut sizes = BTreeSet::new();
     for seed in 0..64 {

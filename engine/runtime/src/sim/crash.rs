@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::config::OpKind;
-use super::exec::{changes_disk, flatten};
 use super::file::{Cause, LateWrite};
+use super::op_kinds::{changes_disk, flatten};
 use super::page::PAGE_BYTES;
 use super::state::{Flight, State};
 use super::tree::Ino;
@@ -75,7 +75,7 @@ impl State {
             .filter(|open| open.options.direct && open.options.write)?;
         let align = u64::from(self.config.dio_align_bytes.max(1));
         let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
-        if len % align != 0 || offset % align != 0 {
+        if !len.is_multiple_of(align) || !offset.is_multiple_of(align) {
             return None;
         }
         let ino = open.ino;

@@ -259,7 +259,7 @@ impl SimFile {
         }
         self.settle(0, u64::MAX, |page| {
             if keep() {
-                page.settle_completed(covered_seq);
+                page.settle_completed(covered_seq, sizes_too);
             }
         });
     }

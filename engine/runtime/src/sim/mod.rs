@@ -13,6 +13,7 @@ mod crash;
 mod driver;
 mod exec;
 mod file;
+mod op_kinds;
 mod page;
 mod rng;
 mod state;

@@ -126,9 +126,14 @@ impl Page {
         }
     }
 
-    /// A flush: completed at or before `covered_seq` = durable.
-    pub(super) fn settle_completed(&mut self, covered_seq: u64) {
-        self.settle(|version| version.completed <= covered_seq);
+    /// A flush: completed at or before `covered_seq` = durable. Without `sizes_too` a truncation,
+    /// and what came on top of it, has to wait for the size.
+    pub(super) fn settle_completed(&mut self, covered_seq: u64, sizes_too: bool) {
+        let truncated = self.versions.iter().find(|version| version.truncate);
+        let limit = truncated
+            .filter(|_| !sizes_too)
+            .map_or(u64::MAX, |version| version.order);
+        self.settle(|version| version.completed <= covered_seq && version.order < limit);
     }
 
     /// A write that is durable by itself.

@@ -9,7 +9,7 @@ use std::task::Waker;
 use super::config::{
     CrashKind, CrashMoment, Fault, FaultCounters, OpKind, ScriptedFault, SimConfig,
 };
-use super::exec::{changes_disk, describe, kind_of};
+use super::op_kinds::{changes_disk, describe, kind_of};
 use super::rng::{Rng, Trace};
 use super::tree::{Errno, Ino, Tree};
 use crate::driver::{Closer, Completion, Op, OpenOptions, Output, Token};
