@@ -309,9 +309,10 @@ fn describe(
     on_the_wire!(DescribeTopicPartitionsResponseData, answer, 0)
 }
 
-fn page(
-    response: &DescribeTopicPartitionsResponseData,
-) -> (Vec<(String, Vec<i32>)>, Option<(String, i32)>) {
+/// Topic and partition indexes.
+type Described = (String, Vec<i32>);
+
+fn page(response: &DescribeTopicPartitionsResponseData) -> (Vec<Described>, Option<(String, i32)>) {
     let topics = response.topics.iter().map(|topic| {
         let name = topic
             .name

@@ -39,7 +39,7 @@ fn pairs(text: &str) -> Vec<(String, String, u32)> {
 }
 
 #[test]
-fn r52_kafkas_shipped_file_starts_without_unknown_keys() {
+fn r60_kafkas_shipped_file_starts_without_unknown_keys() {
     let (config, warnings) = BrokerConfig::parse("server.properties", KAFKA, &[]).unwrap();
     assert_eq!(unknown(&warnings), Vec::<String>::new());
     assert_eq!(config.node_id, 1);
@@ -67,7 +67,7 @@ fn r52_kafkas_shipped_file_starts_without_unknown_keys() {
 }
 
 #[test]
-fn r52_kafkas_shipped_file_with_its_comments_taken_off_is_known_too() {
+fn r60_kafkas_shipped_file_with_its_comments_taken_off_is_known_too() {
     let lines = KAFKA.lines().map(|line| match line.strip_prefix('#') {
         Some(rest) if rest.starts_with("log.") => rest,
         _ => line,
@@ -81,7 +81,7 @@ fn r52_kafkas_shipped_file_with_its_comments_taken_off_is_known_too() {
 }
 
 #[test]
-fn r52_the_file_for_comparisons_starts_without_unknown_keys() {
+fn r60_the_file_for_comparisons_starts_without_unknown_keys() {
     let (config, warnings) = BrokerConfig::parse("node1.properties", MAVEN, &[]).unwrap();
     assert_eq!(unknown(&warnings), Vec::<String>::new());
     assert_eq!(config.quorum_voters, ["1@127.0.0.1:19091"]);
@@ -155,7 +155,8 @@ fn the_embedded_default_is_local() {
 
 #[test]
 fn properties_are_read_as_java_reads_them() {
-    let cases: &[(&str, &[(&str, &str, u32)])] = &[
+    type Read = &'static [(&'static str, &'static str, u32)];
+    let cases: &[(&str, Read)] = &[
         ("a=b", &[("a", "b", 1)]),
         ("a = b", &[("a", "b", 1)]),
         ("a:b", &[("a", "b", 1)]),
@@ -193,7 +194,7 @@ fn properties_are_read_as_java_reads_them() {
 }
 
 #[test]
-fn r21_a_bad_value_names_file_line_key_value_and_bound() {
+fn r60_a_bad_value_names_file_line_key_value_and_bound() {
     let cases = [
         ("num.partitions=0", "num.partitions", "0", "at least 1"),
         ("num.partitions=many", "num.partitions", "many", "INT"),
