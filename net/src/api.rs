@@ -158,3 +158,49 @@ impl fmt::Display for ApiKey {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kacrab_protocol::generated::{ApiKey as Generated, client_api_info};
+    use kacrab_protocol::version::{request_header_version, response_header_version};
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_that_of_the_generated_schemas() {
+        for api in ApiKey::ALL {
+            let info = client_api_info(Generated::from_i16(api.number()).unwrap());
+            let unstable = i16::from(*api == ApiKey::InitProducerId && info.max_version == 6);
+            assert_eq!(api.min_version(), info.min_version, "{api}");
+            assert_eq!(api.max_version(), info.max_version - unstable, "{api}");
+            for version in api.versions() {
+                let header = request_header_version(api.number(), version);
+                assert_eq!(
+                    api.request_header_version(version),
+                    header,
+                    "{api} v{version}"
+                );
+                let header = response_header_version(api.number(), version);
+                assert_eq!(
+                    api.response_header_version(version),
+                    header,
+                    "{api} v{version}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_and_names_go_both_ways() {
+        for api in ApiKey::ALL {
+            assert_eq!(ApiKey::from_i16(api.number()), Some(*api));
+            assert_eq!(api.to_string(), format!("{api:?}"));
+        }
+        let served = |key: &i16| ApiKey::from_i16(*key).is_some();
+        assert_eq!(
+            (i16::MIN..=i16::MAX).filter(served).count(),
+            ApiKey::ALL.len()
+        );
+        assert_eq!(ApiKey::Produce.advertised_min_version(), 0);
+    }
+}

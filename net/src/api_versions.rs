@@ -177,3 +177,32 @@ pub fn is_valid_software_name(name: &str) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_names_follow_kafkas_rule() {
+        for name in ["a", "corelog", "apache-kafka-java", "4.3.1", "a.b-c"] {
+            assert!(is_valid_software_name(name), "{name}");
+        }
+        for name in ["", "-a", "a-", "a_b", "a b", "é", "."] {
+            assert!(!is_valid_software_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn transaction_version_is_not_finalized_before_it_is_served() {
+        assert!(
+            SUPPORTED_FEATURES
+                .iter()
+                .all(|f| f.name != "transaction.version")
+        );
+        assert!(
+            FINALIZED_FEATURES
+                .iter()
+                .all(|f| f.name != "transaction.version")
+        );
+    }
+}

@@ -48,6 +48,12 @@ pub trait ColdCall: ColdMessage {
     type Response: ColdMessage;
 }
 
+/// Elements for which the generated decoders reserve capacity before they have read them.
+const PREALLOCATED_ELEMENTS_MAX: usize = 1024;
+
+/// Bytes of one element on each level of nesting, added up.
+const PREALLOCATED_ELEMENT_BYTES: usize = 256;
+
 fn codec_error(what: &'static str, error: ProtocolError) -> WireError {
     WireError::new(what, 0, WireErrorKind::Codec(error.to_string()))
 }
@@ -128,9 +134,13 @@ cold! {
     DescribeTopicPartitions: describe_topic_partitions_request::DescribeTopicPartitionsRequestData => describe_topic_partitions_response::DescribeTopicPartitionsResponseData;
 }
 
-/// Bytes of memory that decoding a cold body may take at most.
+/// Bytes of memory that decoding a cold body may take at most: what its smallest elements become, and
+/// the capacity that arrays get ahead of their elements (as many as bytes are left, 1024 at most).
 pub fn decode_charge_bytes(body_bytes: usize) -> usize {
-    body_bytes.saturating_mul(COLD_DECODE_FACTOR)
+    let ahead = body_bytes.min(PREALLOCATED_ELEMENTS_MAX) * PREALLOCATED_ELEMENT_BYTES;
+    body_bytes
+        .saturating_mul(COLD_DECODE_FACTOR)
+        .saturating_add(ahead)
 }
 
 /// A whole response frame, size field included.

@@ -223,3 +223,29 @@ impl fmt::Display for ErrorCode {
 }
 
 impl std::error::Error for ErrorCode {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r13_retriable_and_fatal_are_told_apart_as_in_kafkas_table() {
+        let rows: Vec<_> = include_str!("../tests/golden/errors-4.3.1.txt")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| {
+                let mut fields = line.split(' ');
+                let code: i16 = fields.next().unwrap().parse().unwrap();
+                let name = fields.next().unwrap();
+                (code, name, fields.next() == Some("true"))
+            })
+            .collect();
+        let ours = |error: &ErrorCode| (error.code(), error.name(), error.retriable());
+        assert_eq!(rows, ErrorCode::ALL.iter().map(ours).collect::<Vec<_>>());
+        for (code, ..) in rows {
+            assert_eq!(ErrorCode::from_code(code).code(), code);
+        }
+        assert_eq!(ErrorCode::from_code(9999), ErrorCode::UnknownServerError);
+        assert!(ErrorCode::default().is_none());
+    }
+}

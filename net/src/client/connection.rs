@@ -57,9 +57,10 @@ struct Due {
 impl Shared {
     /// Ends the connection: everything in flight gets the error, and the receiving task its end of stream.
     fn fail(&self, error: ClientError) {
-        if !self.close(error) {
+        if !self.close(error.clone()) {
             return;
         }
+        tracing::debug!(%error, "a client's connection ends");
         let (rt, socket) = (self.rt.clone(), self.socket.clone());
         let shutdown = self.rt.spawn("client shutdown", async move {
             // It may be closed already.

@@ -302,10 +302,10 @@ impl FetchPartition {
         let high_watermark = version >= 18 && self.high_watermark != i64::MAX;
         w.tag_count(usize::from(directory) + usize::from(high_watermark));
         if directory {
-            w.tag(0, |w| w.uuid(&self.replica_directory_id));
+            w.fixed_tag(0, &self.replica_directory_id);
         }
         if high_watermark {
-            w.tag(1, |w| w.i64(self.high_watermark));
+            w.fixed_tag(1, &self.high_watermark.to_be_bytes());
         }
     }
 }
