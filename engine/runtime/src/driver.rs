@@ -360,7 +360,8 @@ pub struct DriverCounters {
     pub enters: u64,
     /// Completion queue overflows seen.
     pub cq_overflows: u64,
-    /// Completions that ran on an io-wq worker, as far as the kernel tells.
+    /// Operations that run on an io-wq worker whatever happens (fsync, fallocate, names). The
+    /// kernel does not tell which others did.
     pub io_wq_punts: u64,
     /// sendfile calls.
     pub sendfile_calls: u64,

@@ -120,7 +120,9 @@ impl OpTable {
     }
 
     pub(crate) fn on_idle(&mut self, waker: Waker) {
-        self.idle_wakers.push(waker);
+        if !self.idle_wakers.iter().any(|known| known.will_wake(&waker)) {
+            self.idle_wakers.push(waker);
+        }
     }
 }
 

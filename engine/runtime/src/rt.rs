@@ -31,6 +31,9 @@ const POLLS_PER_TURN: usize = 512;
 /// Time after which ready tasks wait for the driver's turn, in nanoseconds.
 const RUN_BUDGET_NS: u64 = 500_000;
 
+/// Time between two rounds of cancelling of [`Rt::drain`].
+const DRAIN_LOOK: Duration = Duration::from_millis(1);
+
 /// Number of a shard, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
@@ -327,21 +330,27 @@ impl Rt {
             if self.ops().in_flight() == 0 {
                 return;
             }
-            let mut waited = false;
-            std::future::poll_fn(|cx| {
-                if waited || self.ops().in_flight() == 0 {
-                    return Poll::Ready(());
-                }
-                waited = true;
-                self.ops().on_idle(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
+            // What was submitted meanwhile may wait for ever: look again before long.
+            self.timeout(DRAIN_LOOK, self.ops_idle()).await;
         }
     }
 
+    /// Ends when no operation is in flight.
+    async fn ops_idle(&self) {
+        std::future::poll_fn(|cx| {
+            let mut ops = self.ops();
+            if ops.in_flight() == 0 {
+                return Poll::Ready(());
+            }
+            ops.on_idle(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Ends the shard: drops all tasks, closes its inboxes, cancels and awaits all operations.
-    /// Called after [`Rt::block_on`], not from a task.
+    /// Called after [`Rt::block_on`], not from a task. Waits for work under way on helper threads,
+    /// which cannot be cancelled.
     pub fn close(&self) {
         let _in_loop = InLoop::enter(&self.0.in_loop);
         loop {

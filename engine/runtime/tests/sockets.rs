@@ -269,3 +269,38 @@ fn many_connections_echo_at_once() {
         server.await.expect("no panic");
     });
 }
+
+#[test]
+fn draining_also_ends_operations_submitted_meanwhile() {
+    let rt = rt();
+    rt.block_on(async {
+        let (_client, server) = pair(&rt).await;
+        let (inner, socket) = (rt.clone(), server.clone());
+        let stubborn = rt.spawn("stubborn", async move {
+            let mut cancelled = 0;
+            while cancelled < 3 {
+                let buf = inner.pool().get(4096);
+                let (result, _buf) = inner.recv(&socket, buf, 0, 10, false).await;
+                let error = result.expect_err("nothing is sent");
+                assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+                cancelled += 1;
+            }
+        });
+        // Keeps the drain from ending until the task above has seen its last cancellation.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let inner = rt.clone();
+        let holder = rt.spawn("holder", async move {
+            inner
+                .blocking(move || held.recv().expect_err("only dropped"))
+                .await
+        });
+        let inner = rt.clone();
+        let drained = rt.spawn("drain", async move { inner.drain().await });
+        stubborn.await.expect("no panic");
+        assert!(!drained.is_finished(), "work on a helper is awaited");
+        drop(release);
+        drained.await.expect("no panic");
+        holder.await.expect("no panic");
+        assert_eq!(rt.counters().ops_in_flight, 0);
+    });
+}
