@@ -327,6 +327,29 @@ fn a_directory_s_fsync_does_not_cover_a_change_in_flight_at_its_submission() {
 }
 
 #[test]
+fn no_name_gets_lost_when_it_is_given_to_another_file() {
+    let (mut first, mut both_there) = (0, 0);
+    for seed in 0..64 {
+        let world = world(seed);
+        run_then_power_loss(&world, |rt| async move {
+            durable_file(&rt, "/a", 1, 1).await;
+            rt.rename("/a", "/b").await.unwrap();
+            let second = rt.open("/a", direct()).await.unwrap();
+            second.write_at(blocks(&rt, 2, 1), 0, true).await.unwrap();
+        });
+        let found = [world.file_bytes("/a"), world.file_bytes("/b")]
+            .map(|bytes| bytes.map(|bytes| bytes[0]));
+        assert!(
+            [[Some(1), None], [None, Some(1)], [Some(2), Some(1)]].contains(&found),
+            "{found:?}"
+        );
+        first += u32::from(found[1].is_none());
+        both_there += u32::from(found[0] == Some(2));
+    }
+    assert!(first > 8 && both_there > 4, "{first} {both_there}");
+}
+
+#[test]
 fn changes_of_one_name_survive_in_their_order_and_ordered_names_keep_a_prefix() {
     let mut gaps = [0, 0];
     for (index, ordered_names) in [false, true].into_iter().enumerate() {
