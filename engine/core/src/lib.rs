@@ -15,5 +15,18 @@ pub mod config;
 pub mod metadata;
 pub mod placement;
 
+/// Longest sentence of an error, in bytes: what a client wrote is quoted in it, and old versions
+/// of the protocol cannot carry more than 32767.
+const MAX_MESSAGE_BYTES: usize = 2000;
+
+/// A sentence for a client, cut where it quotes too much.
+fn client_message(message: &str) -> kacrab_protocol::KafkaString {
+    if message.len() <= MAX_MESSAGE_BYTES {
+        return kacrab_protocol::KafkaString::from(message.to_owned());
+    }
+    let end = message.floor_char_boundary(MAX_MESSAGE_BYTES);
+    kacrab_protocol::KafkaString::from(format!("{}...", &message[..end]))
+}
+
 /// Id of a topic, of a broker's incarnation, or of a directory: 16 bytes, shown as base64url.
 pub use kacrab_protocol::KafkaUuid as Uuid;

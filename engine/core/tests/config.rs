@@ -208,7 +208,7 @@ fn r60_a_bad_value_names_file_line_key_value_and_bound() {
             "default.replication.factor=40000",
             "default.replication.factor",
             "40000",
-            "SHORT",
+            "no more than 32767",
         ),
         ("log.retention.ms=1e3", "log.retention.ms", "1e3", "LONG"),
         (

@@ -39,7 +39,7 @@ pub fn describe_configs(
             ),
             Err((code, message)) => result
                 .with_error_code(code.code())
-                .with_error_message(Some(text(message))),
+                .with_error_message(Some(crate::client_message(&message))),
         }
     });
     DescribeConfigsResponseData::default().with_results(results.collect())

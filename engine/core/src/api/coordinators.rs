@@ -9,8 +9,6 @@ use kacrab_protocol::generated::find_coordinator_response::{
 use kacrab_protocol::generated::init_producer_id_request::InitProducerIdRequestData;
 use kacrab_protocol::generated::init_producer_id_response::InitProducerIdResponseData;
 
-use super::text;
-
 const KEY_TYPE_TRANSACTION: i8 = 1;
 const KEY_TYPE_SHARE: i8 = 2;
 
@@ -39,7 +37,7 @@ pub fn find_coordinator(
     if version < 4 {
         return FindCoordinatorResponseData::default()
             .with_error_code(code.code())
-            .with_error_message((version >= 1).then(|| text(message)))
+            .with_error_message((version >= 1).then(|| crate::client_message(&message)))
             .with_node_id(-1)
             .with_port(-1);
     }
@@ -47,7 +45,7 @@ pub fn find_coordinator(
         Coordinator::default()
             .with_key(key.clone())
             .with_error_code(code.code())
-            .with_error_message(Some(text(message.clone())))
+            .with_error_message(Some(crate::client_message(&message)))
             .with_node_id(-1)
             .with_port(-1)
     });

@@ -1,7 +1,7 @@
 //! Rows of the broker keys: our own, sockets, log.
 
 use super::keys::{
-    Bounds, ConfigKey, INT_MAX, LONG_MAX, Unit, boolean, double, int, list, long, short, string,
+    Bounds, ConfigKey, INT_MAX, LONG_MAX, Unit, boolean, double, int, list, long, string,
 };
 use super::topic_keys::{CLEANUP_POLICIES, COMPRESSION_TYPES, TIMESTAMP_TYPES};
 
@@ -70,7 +70,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Whether a Metadata request may create the topics it names."),
     string("auto.include.jmx.reporter", "").unset()
         .doc("Removed in Kafka 4; kept so that old files are read."),
-    short("default.replication.factor", "1").min(1).used()
+    int("default.replication.factor", "1").range(1, 32_767).used()
         .doc("Replicas of topics that are created without a factor."),
     boolean("delete.topic.enable", "true").used()
         .doc("Whether topics may be deleted."),

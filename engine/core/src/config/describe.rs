@@ -213,7 +213,10 @@ fn described(
 
 /// All keys of a topic. A stored override that is no longer legal is shown as it is.
 pub fn describe_topic(layers: &Layers<'_>) -> Vec<Described> {
+    let overridden = |key: &str| layers.topic.is_some_and(|map| map.contains_key(key));
     topic_keys()
+        // Kafka's internal keys are shown only where somebody set them.
+        .filter(|key| !key.name.starts_with("internal.") || overridden(key.name))
         .map(|key| {
             let found = topic_chain(key, layers);
             let value = found.first().map(|first| match in_own_unit(key, first) {

@@ -226,6 +226,8 @@ pub(super) static CLUSTER_KEYS: &[ConfigKey] = &[
         .doc("Bytes per second this broker sends to throttled followers."),
     long("follower.replication.throttled.rate", LONG_MAX).unit(Unit::BytesPerSecond).min(0).per_broker()
         .doc("Bytes per second this broker fetches for throttled followers."),
+    long("replica.alter.log.dirs.io.max.bytes.per.second", LONG_MAX).unit(Unit::BytesPerSecond).min(0).per_broker()
+        .doc("Bytes per second that are copied between log directories of this broker."),
     list("metric.reporters", "").cluster_wide()
         .doc("Java classes that report metrics; never loaded."),
     int("metrics.num.samples", "2").min(1)

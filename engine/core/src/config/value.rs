@@ -3,6 +3,9 @@
 use super::error::ConfigError;
 use super::keys::{Bounds, ConfigKey, Dynamic, ValueType, broker_key, topic_key};
 
+/// Longest value: what every version of DescribeConfigs can carry.
+const MAX_VALUE_BYTES: usize = 32_767;
+
 /// A checked value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -54,6 +57,15 @@ impl ConfigKey {
         let shown = if self.sensitive() { "[hidden]" } else { text };
         let fail = |reason: String| ConfigError::new(self.name, shown, reason);
         let trimmed = text.trim();
+        if trimmed.len() > MAX_VALUE_BYTES {
+            let length = trimmed.len();
+            let shown = "[too long]";
+            return Err(ConfigError::new(
+                self.name,
+                shown,
+                format!("Value has {length} bytes, it must have no more than {MAX_VALUE_BYTES}"),
+            ));
+        }
         let value = match self.value_type {
             ValueType::Boolean if trimmed.eq_ignore_ascii_case("true") => Value::Boolean(true),
             ValueType::Boolean if trimmed.eq_ignore_ascii_case("false") => Value::Boolean(false),

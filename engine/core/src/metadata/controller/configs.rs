@@ -10,7 +10,7 @@ use kacrab_protocol::generated::incremental_alter_configs_response::{
     AlterConfigsResourceResponse, IncrementalAlterConfigsResponseData,
 };
 
-use super::{ControllerContext, Refusal, text};
+use super::{ControllerContext, Refusal};
 use crate::config::{
     AlterError, AlterOp, ConfigError, ConfigKey, Layers, TopicConfig, alter_list, broker_key,
     topic_key, validate_broker_dynamic, validate_topic_override,
@@ -57,7 +57,7 @@ pub fn incremental_alter_configs(
             Ok(()) => response,
             Err((code, message)) => response
                 .with_error_code(code.code())
-                .with_error_message(Some(text(message))),
+                .with_error_message(Some(crate::client_message(&message))),
         });
     }
     if request.validate_only {

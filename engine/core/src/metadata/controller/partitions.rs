@@ -32,7 +32,7 @@ pub fn create_partitions(
             Ok(()) => result,
             Err((code, message)) => result
                 .with_error_code(code.code())
-                .with_error_message(Some(text(message))),
+                .with_error_message(Some(crate::client_message(&message))),
         }
     };
     let mut results = Vec::with_capacity(request.topics.len());

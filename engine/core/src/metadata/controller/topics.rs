@@ -86,7 +86,7 @@ fn refused(name: &str, (code, message): Refusal) -> CreatableTopicResult {
     CreatableTopicResult::default()
         .with_name(text(name))
         .with_error_code(code.code())
-        .with_error_message(Some(text(message)))
+        .with_error_message(Some(crate::client_message(&message)))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_configs(Some(Vec::new()))
@@ -386,7 +386,7 @@ impl Deletion<'_> {
             }
             Err((code, message)) => result
                 .with_error_code(code.code())
-                .with_error_message(Some(text(message))),
+                .with_error_message(Some(crate::client_message(&message))),
         })
     }
 
