@@ -332,6 +332,11 @@ pub trait Driver {
     /// A handle with which other threads wake this shard.
     fn doorbell(&self) -> Arc<dyn Doorbell>;
 
+    /// Rings another shard's doorbell, at the next [`Driver::turn`] at the latest.
+    fn ring_peer(&mut self, peer: &Arc<dyn Doorbell>) {
+        peer.ring();
+    }
+
     /// Counters for /metrics.
     fn counters(&self) -> DriverCounters;
 }
@@ -349,6 +354,12 @@ pub enum Cached {
 pub trait Doorbell: Send + Sync {
     /// Makes the shard's current or next [`Driver::turn`] return at once.
     fn ring(&self);
+
+    /// Descriptor of the shard's io_uring, to which another ring may post; open as long as this
+    /// doorbell lives.
+    fn uring_fd(&self) -> Option<i32> {
+        None
+    }
 }
 
 /// What the driver counted since it was made.

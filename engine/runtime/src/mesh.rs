@@ -17,6 +17,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::calls::{CallState, Calls};
+use crate::driver::Doorbell;
 use crate::gateway::{Gateway, GatewayReply};
 use crate::rt::{Inbox, Rt, ShardId};
 use crate::task::RunQueue;
@@ -44,10 +45,14 @@ pub(crate) struct Port<Req, Resp> {
 impl<Req, Resp> Port<Req, Resp> {
     /// To be called after a push or a change of flags: wakes the shard if it sleeps.
     pub(crate) fn wake(&self) {
+        self.wake_through(|doorbell| doorbell.ring());
+    }
+
+    fn wake_through(&self, ring: impl FnOnce(&Arc<dyn Doorbell>)) {
         if let Some(queue) = self.sleeper.get()
             && queue.sleep.must_ring()
         {
-            queue.doorbell.ring();
+            ring(&queue.doorbell);
         }
     }
 }
@@ -322,7 +327,10 @@ impl<Req: Send + 'static, Resp: Send + 'static> Inner<Req, Resp> {
         fence(Ordering::SeqCst);
         if port.backlogged.load(Ordering::Relaxed) && port.backlogged.swap(false, Ordering::AcqRel)
         {
-            self.wake_peers();
+            let mut dirty = self.dirty.borrow_mut();
+            dirty.fill(true);
+            dirty[usize::from(self.me)] = false;
+            self.any_dirty.set(true);
         }
     }
 
@@ -376,7 +384,7 @@ impl<Req: Send + 'static, Resp: Send + 'static> Inbox for MeshInbox<Req, Resp> {
         }
     }
 
-    fn flush(&self) {
+    fn flush(&self, rt: &Rt) {
         let inner = &self.0;
         inner.push_backlog();
         if !inner.any_dirty.replace(false) {
@@ -385,7 +393,7 @@ impl<Req: Send + 'static, Resp: Send + 'static> Inbox for MeshInbox<Req, Resp> {
         let mut dirty = inner.dirty.borrow_mut();
         for (peer, dirty) in dirty.iter_mut().enumerate() {
             if std::mem::take(dirty) {
-                inner.shared.ports[peer].wake();
+                inner.shared.ports[peer].wake_through(|doorbell| rt.ring_peer(doorbell));
             }
         }
     }

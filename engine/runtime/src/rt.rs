@@ -62,7 +62,7 @@ pub(crate) trait Inbox {
     /// Handles what has arrived (bounded).
     fn poll(&self);
     /// Passes on what waits for room at the receivers and rings their doorbells.
-    fn flush(&self);
+    fn flush(&self, rt: &Rt);
     /// Something could be done now. Read after the fence of the sleep protocol.
     fn has_work(&self) -> bool;
     /// The shard ends.
@@ -371,10 +371,12 @@ impl Rt {
         self.0.queue.close();
         let inboxes = std::mem::take(&mut *self.0.inboxes.borrow_mut());
         for inbox in &inboxes {
-            inbox.flush();
+            inbox.flush(self);
             inbox.close();
         }
         drop(inboxes);
+        // Sends the doorbells rung last.
+        self.drive(Some(Duration::ZERO));
         while self.ops().in_flight() > 0 {
             for token in self.ops().tokens() {
                 self.cancel_op(token);
@@ -390,6 +392,11 @@ impl Rt {
 
     pub(crate) fn run_queue(&self) -> Arc<RunQueue> {
         self.0.queue.clone()
+    }
+
+    /// Rings another shard's doorbell at this turn's end.
+    pub(crate) fn ring_peer(&self, peer: &Arc<dyn Doorbell>) {
+        self.0.driver.borrow_mut().ring_peer(peer);
     }
 
     pub(crate) fn timers(&self) -> RefMut<'_, Timers> {
@@ -414,7 +421,7 @@ impl Rt {
         self.each_inbox(|inbox| inbox.poll());
         self.run_ready();
         self.fire_timers();
-        self.each_inbox(|inbox| inbox.flush());
+        self.each_inbox(|inbox| inbox.flush(self));
         let queue = &self.0.queue;
         let mut wait = if queue.len() > 0 || main_woken() {
             Some(Duration::ZERO)

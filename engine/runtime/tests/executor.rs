@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use corelog_runtime::driver::Driver;
+use corelog_runtime::driver::{Doorbell, Driver};
 use corelog_runtime::uring::UringDriver;
 use corelog_runtime::{BufferPool, Rt, ShardId, blocking, sync};
 
@@ -207,6 +208,55 @@ fn a_doorbell_from_a_foreign_thread_ends_a_turn_without_end() {
     }
     drop(sender);
     thread.join().expect("no panic");
+}
+
+#[test]
+fn a_shard_rings_another_through_its_ring() {
+    let (doorbells, doorbell) = mpsc::channel();
+    let sleeper = blocking::spawn("sleeper", move || {
+        let mut driver = UringDriver::new(8).expect("a ring");
+        doorbells.send(driver.doorbell()).expect("the test listens");
+        for _ in 0..100 {
+            assert!(
+                driver.turn(None, &mut Vec::new()),
+                "nothing else can end this turn"
+            );
+            doorbells.send(driver.doorbell()).expect("the test listens");
+        }
+    });
+    let mut driver = UringDriver::new(8).expect("a ring");
+    for _ in 0..100 {
+        let peer = doorbell.recv().expect("the sleeper lives");
+        driver.ring_peer(&peer);
+        driver.turn(Some(Duration::ZERO), &mut Vec::new());
+    }
+    sleeper.expect("a thread").join().expect("no panic");
+}
+
+/// Claims a ring it does not have.
+struct Impostor(AtomicU64);
+
+impl Doorbell for Impostor {
+    fn ring(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn uring_fd(&self) -> Option<i32> {
+        Some(0)
+    }
+}
+
+#[test]
+fn a_doorbell_whose_ring_refuses_the_post_is_rung_the_other_way() {
+    let mut driver = UringDriver::new(8).expect("a ring");
+    let impostor = Arc::new(Impostor(AtomicU64::new(0)));
+    let peer: Arc<dyn Doorbell> = impostor.clone();
+    driver.ring_peer(&peer);
+    while impostor.0.load(Ordering::SeqCst) == 0 {
+        driver.turn(Some(Duration::from_millis(1)), &mut Vec::new());
+    }
+    driver.ring_peer(&peer);
+    assert_eq!(impostor.0.load(Ordering::SeqCst), 2, "at once from now on");
 }
 
 /// Hands its waker to another thread, once.

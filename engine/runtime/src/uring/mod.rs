@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, Probe, opcode, types};
 
 use crate::buf::BLOCK_BYTES;
@@ -27,6 +27,10 @@ use prepare::{Abilities, Aux, Closers, Prepared};
 /// Marks of completions that belong to no slot.
 const DOORBELL_MARK: u64 = u64::MAX;
 const CANCEL_MARK: u64 = u64::MAX - 1;
+/// A doorbell that another ring rang by posting here.
+const RUNG_MARK: u64 = u64::MAX - 2;
+/// High half of the marks of doorbells rung at other rings; the low half is the peer's index.
+const PEER_MARK: u32 = u32::MAX - 1;
 /// Generations stay below, so that no token equals a mark.
 const GENERATION_MAX: u32 = u32::MAX - 16;
 /// IORING_ENTER_GETEVENTS.
@@ -49,14 +53,22 @@ struct Slot {
     aux: Option<Box<Aux>>,
 }
 
-struct EventDoorbell(OwnedFd);
+struct EventDoorbell {
+    event: OwnedFd,
+    /// The ring, for other rings to post to. A duplicate: the number stays ours while this lives.
+    ring: OwnedFd,
+}
 
 impl Doorbell for EventDoorbell {
     fn ring(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: eight readable bytes. The write fails only at a full counter, and then the
         // doorbell has rung already.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    fn uring_fd(&self) -> Option<i32> {
+        Some(self.ring.as_raw_fd())
     }
 }
 
@@ -78,6 +90,8 @@ pub struct UringDriver {
     in_helpers: usize,
     closers: Closers,
     abilities: Abilities,
+    /// Doorbells rung through their rings so far; one per shard at most.
+    peers: Vec<Arc<dyn Doorbell>>,
     counters: DriverCounters,
     chance: [u64; 32],
     chance_left: usize,
@@ -99,7 +113,13 @@ impl UringDriver {
         // SAFETY: no memory is passed. Not EFD_NONBLOCK: the ring would not wait on it.
         let raw = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
         // SAFETY: just made, and owned by nobody else.
-        let doorbell = Arc::new(EventDoorbell(unsafe { OwnedFd::from_raw_fd(raw) }));
+        let event = unsafe { OwnedFd::from_raw_fd(raw) };
+        // SAFETY: the ring keeps its descriptor open while it is borrowed here.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        let doorbell = Arc::new(EventDoorbell {
+            event,
+            ring: borrowed.try_clone_to_owned()?,
+        });
         let returns = Returns {
             queue: SegQueue::new(),
             doorbell: doorbell.clone(),
@@ -122,7 +142,9 @@ impl UringDriver {
             },
             abilities: Abilities {
                 ftruncate: probe.is_supported(opcode::Ftruncate::CODE),
+                msg_ring: probe.is_supported(opcode::MsgRingData::CODE),
             },
+            peers: Vec::new(),
             counters: DriverCounters::default(),
             chance: [0; 32],
             chance_left: 0,
@@ -169,7 +191,7 @@ impl UringDriver {
             return;
         }
         self.doorbell_armed = true;
-        let fd = types::Fd(self.doorbell.0.as_raw_fd());
+        let fd = types::Fd(self.doorbell.event.as_raw_fd());
         let to: *mut u64 = &mut *self.doorbell_count;
         let read = opcode::Read::new(fd, to.cast(), 8)
             .build()
@@ -246,9 +268,20 @@ impl UringDriver {
                     self.doorbell_armed = false;
                     rang = true;
                 }
+                RUNG_MARK => rang = true,
                 CANCEL_MARK => {}
+                mark if (mark >> 32) as u32 == PEER_MARK => self.peer_not_rung(mark as u32),
                 token => self.complete(token, entry.result(), completions),
             }
+        }
+    }
+
+    /// Only failures of posts to other rings come here (IOSQE_CQE_SKIP_SUCCESS).
+    fn peer_not_rung(&mut self, index: u32) {
+        // Old kernels refuse posts to rings of our kind: from now on only the eventfd is used.
+        self.abilities.msg_ring = false;
+        if let Some(peer) = self.peers.get(index as usize) {
+            peer.ring();
         }
     }
 
@@ -481,6 +514,20 @@ impl Driver for UringDriver {
 
     fn doorbell(&self) -> Arc<dyn Doorbell> {
         self.doorbell.clone()
+    }
+
+    fn ring_peer(&mut self, peer: &Arc<dyn Doorbell>) {
+        let Some(fd) = peer.uring_fd().filter(|_| self.abilities.msg_ring) else {
+            return peer.ring();
+        };
+        let known = self.peers.iter().position(|known| Arc::ptr_eq(known, peer));
+        let index = known.unwrap_or_else(|| {
+            self.peers.push(peer.clone());
+            self.peers.len() - 1
+        });
+        let mark = u64::from(PEER_MARK) << 32 | index as u64;
+        let post = opcode::MsgRingData::new(types::Fd(fd), 0, RUNG_MARK, None).build();
+        self.push(post.flags(Flags::SKIP_SUCCESS).user_data(mark));
     }
 
     fn counters(&self) -> DriverCounters {

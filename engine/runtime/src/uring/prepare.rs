@@ -76,6 +76,7 @@ pub(super) enum Prepared {
 /// What the kernel offers beyond the least we ask for.
 pub(super) struct Abilities {
     pub(super) ftruncate: bool,
+    pub(super) msg_ring: bool,
 }
 
 pub(super) fn path_to_c(path: &Path) -> io::Result<CString> {
