@@ -1,0 +1,309 @@
+//! One client connection: requests in, answers out, in order.
+//!
+//! Only Produce overlaps: its batches take their places in their partitions' order as soon as the
+//! request is read, and the answer comes when they are as safe as promised. Any other request
+//! starts when all earlier ones are answered.
+
+pub mod cold;
+pub mod fetch;
+pub mod offsets;
+pub mod produce;
+pub mod reader;
+pub mod send;
+pub mod slots;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use corelog_core::Uuid;
+use corelog_net::api::ApiKey;
+use corelog_net::frame::{FrameLimits, RequestFrame};
+use corelog_runtime::Instant;
+use corelog_runtime::driver::SocketHandle;
+use corelog_runtime::sync::Notify;
+
+use self::reader::{Frame, FrameReader, ReadFrameError};
+use self::send::SendError;
+use self::slots::Slots;
+use crate::shard::Shard;
+use crate::stats::add;
+
+/// Produce requests one connection may have under way (Kafka's clients have 5).
+const PRODUCES_UNDER_WAY_MAX: usize = 64;
+/// How long connections get to end when the broker stops.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Connections of one shard.
+#[derive(Default)]
+pub struct Connections {
+    open: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_id: Cell<u64>,
+    changed: Notify,
+}
+
+/// What the tasks of one connection share.
+pub struct Connection {
+    socket: SocketHandle,
+    listener: Arc<str>,
+    slots: Slots,
+    last_used: Cell<Instant>,
+    closing: Cell<bool>,
+    closed: Notify,
+}
+
+impl Connection {
+    /// Name of the listener it came in by.
+    pub fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    /// Resolves when the connection is being closed.
+    pub async fn closing(&self) {
+        while !self.closing.get() {
+            let notified = self.closed.notified();
+            if !self.closing.get() {
+                notified.await;
+            }
+        }
+    }
+
+    /// Ends the connection: its socket is shut down, its tasks see that and leave.
+    async fn close(&self, shard: &Shard) {
+        if !self.closing.replace(true) {
+            self.closed.notify_all();
+            let _ = shard.rt.shutdown(&self.socket).await;
+        }
+    }
+}
+
+/// Why a connection ended, besides the client's own wish.
+#[derive(Debug)]
+enum End {
+    Frame(ReadFrameError),
+    Malformed(corelog_net::wire::WireError),
+    /// The answer could not be sent whole.
+    Send(SendError),
+    /// A batch with acks=0 was refused: closing is the only way to say so.
+    RefusedSilently,
+}
+
+/// Serves a socket on this shard until it ends.
+pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
+    let id = shard.connections.next_id.get();
+    shard.connections.next_id.set(id + 1);
+    let connection = Rc::new(Connection {
+        socket,
+        listener,
+        slots: Slots::new(),
+        last_used: Cell::new(shard.rt.now()),
+        closing: Cell::new(false),
+        closed: Notify::new(),
+    });
+    shard
+        .connections
+        .open
+        .borrow_mut()
+        .insert(id, Rc::clone(&connection));
+    add(&shard.stats.connections_accepted, 1);
+    shard
+        .stats
+        .connections
+        .set(shard.stats.connections.get() + 1);
+    let shard = Rc::clone(shard);
+    shard.clone().spawn("connection", async move {
+        let _registered = Registered {
+            shard: Rc::clone(&shard),
+            id,
+        };
+        let writer = shard.rt.spawn(
+            "connection_writer",
+            write_answers(Rc::clone(&shard), Rc::clone(&connection)),
+        );
+        let end = read_requests(&shard, &connection).await;
+        report(&shard, &end);
+        connection.close(&shard).await;
+        writer.cancel();
+    });
+}
+
+/// Takes the connection out of the books however its task ends, a panic included.
+struct Registered {
+    shard: Rc<Shard>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        shard.connections.open.borrow_mut().remove(&self.id);
+        shard
+            .stats
+            .connections
+            .set(shard.stats.connections.get() - 1);
+        shard.load[usize::from(shard.id().0)].fetch_sub(1, Ordering::Relaxed);
+        shard.connections.changed.notify_all();
+    }
+}
+
+fn report(shard: &Shard, end: &End) {
+    let refused = match end {
+        End::Frame(ReadFrameError::Closed | ReadFrameError::Broken(_))
+        | End::Send(SendError::Io(_)) => return,
+        End::Send(SendError::Promised(error)) => {
+            tracing::warn!(%error, "closed a connection: bytes it was promised are gone");
+            return;
+        }
+        End::Frame(ReadFrameError::Refused(error)) => error.to_string(),
+        End::Malformed(error) => error.to_string(),
+        End::RefusedSilently => "a batch with acks=0 was refused".to_owned(),
+    };
+    add(&shard.stats.connections_refused, 1);
+    tracing::info!(reason = refused, "closed a connection");
+}
+
+async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
+    let limits = FrameLimits {
+        socket_request_max_bytes: shard.config().socket_request_max_bytes,
+        ..FrameLimits::default()
+    };
+    let mut reader = FrameReader::new(&shard.rt, &connection.socket, limits);
+    loop {
+        let frame = match reader
+            .next(&shard.request_memory, shard.request_bytes_max)
+            .await
+        {
+            Ok(frame) => frame,
+            Err(error) => return End::Frame(error),
+        };
+        connection.last_used.set(shard.rt.now());
+        shard.stats.count_request(frame.prefix.api.number());
+        if let Err(end) = handle_frame(shard, connection, frame).await {
+            return end;
+        }
+        if connection.closing.get() {
+            return End::RefusedSilently;
+        }
+        shard.rt.yield_if_needed().await;
+    }
+}
+
+async fn handle_frame(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    frame: Frame,
+) -> Result<(), End> {
+    let began = shard.rt.now();
+    let request = RequestFrame::decode(&frame.bytes).map_err(End::Malformed)?;
+    if request.api == ApiKey::Produce {
+        connection.slots.below(PRODUCES_UNDER_WAY_MAX).await;
+        return produce::start(shard, connection, request, frame.permit, began)
+            .map_err(End::Malformed);
+    }
+    connection.slots.drained().await;
+    if request.api == ApiKey::Fetch {
+        let parts = fetch::answer(shard, connection, &request)
+            .await
+            .map_err(End::Malformed)?;
+        let waited = shard.rt.now().saturating_duration_since(began).as_micros() as u64;
+        shard
+            .stats
+            .fetch_latency_us
+            .borrow_mut()
+            .saturating_record(waited);
+        return send::send(shard, &connection.socket, parts)
+            .await
+            .map_err(End::Send);
+    }
+    let answer = cold::answer(shard, connection, &request)
+        .await
+        .map_err(End::Malformed)?;
+    drop(frame.permit);
+    let sent = shard.rt.send(&connection.socket, vec![answer], false).await;
+    sent.map_err(|error| End::Send(SendError::Io(error)))
+}
+
+/// Sends the answers of Produce requests as they become due, many at a time.
+async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
+    loop {
+        let mut ready = connection.slots.take_ready().await;
+        ready.retain(|answer| !answer.is_empty());
+        let sent = if ready.is_empty() {
+            Ok(())
+        } else {
+            shard.rt.send(&connection.socket, ready, false).await
+        };
+        connection.slots.sent();
+        if sent.is_err() {
+            connection.close(&shard).await;
+            return;
+        }
+    }
+}
+
+/// Fills a Produce request's place in the order of answers; `None` closes the connection.
+pub(crate) fn fill(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    slot: u64,
+    answer: Option<Bytes>,
+) {
+    match answer {
+        Some(answer) => connection.slots.fill(slot, answer),
+        None => {
+            let (shard, connection) = (Rc::clone(shard), Rc::clone(connection));
+            shard.clone().spawn(
+                "connection_close",
+                async move { connection.close(&shard).await },
+            );
+        }
+    }
+}
+
+/// Closes connections that have been idle for longer than `connections.max.idle.ms`.
+pub async fn close_idle(shard: &Rc<Shard>) {
+    let Some(idle_max_ms) = shard.config().connections_max_idle_ms else {
+        return;
+    };
+    let idle_max = Duration::from_millis(idle_max_ms);
+    let now = shard.rt.now();
+    let idle: Vec<_> = {
+        let open = shard.connections.open.borrow();
+        let is_idle = |c: &&Rc<Connection>| {
+            c.slots.len() == 0 && now.saturating_duration_since(c.last_used.get()) > idle_max
+        };
+        open.values().filter(is_idle).cloned().collect()
+    };
+    for connection in idle {
+        connection.close(shard).await;
+    }
+}
+
+/// Closes all connections and waits until their tasks have ended.
+pub async fn close_all(shard: &Rc<Shard>) {
+    let open: Vec<_> = shard.connections.open.borrow().values().cloned().collect();
+    for connection in open {
+        connection.close(shard).await;
+    }
+    let gone = async {
+        while !shard.connections.open.borrow().is_empty() {
+            shard.connections.changed.notified().await;
+        }
+    };
+    if shard.rt.timeout(CLOSE_MAX, gone).await.is_none() {
+        tracing::warn!(
+            open = shard.connections.open.borrow().len(),
+            "connections did not end in time"
+        );
+    }
+}
+
+/// The core's form of a topic id of the wire.
+pub(crate) fn topic_id(bytes: &[u8; 16]) -> Uuid {
+    let number = u128::from_be_bytes(*bytes);
+    Uuid::from_parts((number >> 64) as u64, number as u64)
+}

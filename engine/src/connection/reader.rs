@@ -1,0 +1,171 @@
+//! Requests as they come off a socket: size and limits first, memory second, body last.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use corelog_net::frame::{FrameError, FrameLimits, FramePrefix, PREFIX_BYTES, SIZE_BYTES};
+use corelog_runtime::Rt;
+use corelog_runtime::buf::AlignedBuf;
+use corelog_runtime::driver::SocketHandle;
+use corelog_runtime::sync::{Permit, Semaphore};
+
+/// Bytes received ahead of the frame being read. A frame that fits is copied out of here; a larger
+/// one gets memory of its own, into which the socket is read directly.
+const BUFFER_BYTES: usize = 16 << 10;
+/// What must be there to judge a frame.
+const HEAD_BYTES: usize = SIZE_BYTES + PREFIX_BYTES;
+
+/// Why no further frame comes.
+#[derive(Debug)]
+pub enum ReadFrameError {
+    /// The peer closed between two frames.
+    Closed,
+    /// The peer closed, or the socket failed, inside a frame.
+    Broken(io::Error),
+    /// The frame is not acceptable.
+    Refused(FrameError),
+}
+
+impl fmt::Display for ReadFrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed by the client"),
+            Self::Broken(error) => write!(f, "broken inside a request: {error}"),
+            Self::Refused(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A request, with the memory it was given.
+pub struct Frame {
+    /// API, version, correlation id, size.
+    pub prefix: FramePrefix,
+    /// The frame without its size field.
+    pub bytes: Bytes,
+    /// Its share of the shard's request memory; given back on drop.
+    pub permit: Permit,
+}
+
+/// Splits what a socket receives into frames.
+pub struct FrameReader {
+    rt: Rt,
+    socket: SocketHandle,
+    limits: FrameLimits,
+    buf: Option<AlignedBuf>,
+    start: usize,
+    end: usize,
+}
+
+impl FrameReader {
+    /// A reader of a socket on which nothing was received yet.
+    pub fn new(rt: &Rt, socket: &SocketHandle, limits: FrameLimits) -> FrameReader {
+        let buf = Some(rt.pool().get(BUFFER_BYTES));
+        FrameReader {
+            rt: rt.clone(),
+            socket: socket.clone(),
+            limits,
+            buf,
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// The next frame. Its memory is taken from `memory` before its body is read; a frame larger
+    /// than all of `memory_max` waits for all of it.
+    pub async fn next(
+        &mut self,
+        memory: &Semaphore,
+        memory_max: usize,
+    ) -> Result<Frame, ReadFrameError> {
+        while self.end - self.start < HEAD_BYTES {
+            let fresh = self.start == self.end;
+            if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
+                return Err(if fresh {
+                    ReadFrameError::Closed
+                } else {
+                    broken()
+                });
+            }
+        }
+        let head: &[u8; HEAD_BYTES] = self.received()[..HEAD_BYTES]
+            .try_into()
+            .expect("enough was received");
+        let prefix = FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)?;
+        let permit = memory.acquire(prefix.size.min(memory_max)).await;
+        let bytes = if SIZE_BYTES + prefix.size <= BUFFER_BYTES {
+            self.small_body(prefix.size).await?
+        } else {
+            self.large_body(prefix.size).await?
+        };
+        Ok(Frame {
+            prefix,
+            bytes,
+            permit,
+        })
+    }
+
+    fn received(&self) -> &[u8] {
+        &self
+            .buf
+            .as_ref()
+            .expect("present between receives")
+            .as_slice()[self.start..self.end]
+    }
+
+    /// Receives what is there into the free end of the buffer. 0 = closed by the peer.
+    async fn fill(&mut self) -> io::Result<usize> {
+        let mut buf = self.buf.take().expect("present between receives");
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start > 0 {
+            buf.as_mut_slice().copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let room = BUFFER_BYTES - self.end;
+        let (result, mut buf) = self.rt.recv(&self.socket, buf, self.end, room, false).await;
+        if let Ok(received) = result {
+            self.end += received;
+        }
+        buf.set_len(self.end);
+        self.buf = Some(buf);
+        result
+    }
+
+    async fn small_body(&mut self, size: usize) -> Result<Bytes, ReadFrameError> {
+        while self.end - self.start < SIZE_BYTES + size {
+            if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
+                return Err(broken());
+            }
+        }
+        let frame = Bytes::copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + size]);
+        self.start += SIZE_BYTES + size;
+        Ok(frame)
+    }
+
+    async fn large_body(&mut self, size: usize) -> Result<Bytes, ReadFrameError> {
+        let mut body = self.rt.pool().get(size);
+        let there = (self.end - self.start - SIZE_BYTES).min(size);
+        body.as_mut_slice()[..there]
+            .copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + there]);
+        self.start += SIZE_BYTES + there;
+        let mut filled = there;
+        while filled < size {
+            let (result, back) = self
+                .rt
+                .recv(&self.socket, body, filled, size - filled, true)
+                .await;
+            body = back;
+            match result.map_err(ReadFrameError::Broken)? {
+                0 => return Err(broken()),
+                received => filled += received,
+            }
+        }
+        body.set_len(size);
+        Ok(body.freeze())
+    }
+}
+
+fn broken() -> ReadFrameError {
+    ReadFrameError::Broken(io::Error::from(io::ErrorKind::UnexpectedEof))
+}

@@ -1,0 +1,229 @@
+//! The controller: one decision at a time against the applied image, proposed to the metadata log,
+//! published to all shards once committed, and only then answered.
+//!
+//! The decisions are `corelog_core`'s. Shard: 0.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelog_core::Uuid;
+use corelog_core::metadata::controller::auto_create_request;
+use corelog_core::metadata::{
+    ControllerContext, Image, Record, allocate_producer_ids, create_partitions, create_topics,
+    decode_records, delete_topics, encode_records, incremental_alter_configs,
+};
+use corelog_net::cold::messages::create_partitions_request::CreatePartitionsRequestData;
+use corelog_net::cold::messages::create_partitions_response::CreatePartitionsResponseData;
+use corelog_net::cold::messages::create_topics_request::CreateTopicsRequestData;
+use corelog_net::cold::messages::create_topics_response::CreateTopicsResponseData;
+use corelog_net::cold::messages::delete_topics_request::DeleteTopicsRequestData;
+use corelog_net::cold::messages::delete_topics_response::DeleteTopicsResponseData;
+use corelog_net::cold::messages::incremental_alter_configs_request::IncrementalAlterConfigsRequestData;
+use corelog_net::cold::messages::incremental_alter_configs_response::IncrementalAlterConfigsResponseData;
+use corelog_runtime::ShardId;
+use corelog_runtime::sync::{FifoMutex, Notify};
+
+use crate::metadata_log::{Applied, AppliedContent, MetadataLog, Proposed};
+use crate::shard::Shard;
+use crate::shard::message::{Request, Response};
+
+/// A change of metadata that a client asked for, with its version where the outcome depends on it.
+#[derive(Debug)]
+pub enum AdminRequest {
+    /// CreateTopics.
+    CreateTopics(CreateTopicsRequestData),
+    /// Topics that a Metadata request names and that may be made.
+    AutoCreate(Vec<String>),
+    /// DeleteTopics.
+    DeleteTopics(i16, DeleteTopicsRequestData),
+    /// CreatePartitions.
+    CreatePartitions(CreatePartitionsRequestData),
+    /// IncrementalAlterConfigs.
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequestData),
+    /// A block of producer ids.
+    ProducerIds,
+}
+
+/// The answer of the same name. `Unavailable`: the metadata log takes no writes.
+#[derive(Debug)]
+pub enum AdminAnswer {
+    /// CreateTopics.
+    CreateTopics(CreateTopicsResponseData),
+    /// The topics exist now, or could not be made; Metadata says which.
+    AutoCreate,
+    /// DeleteTopics.
+    DeleteTopics(DeleteTopicsResponseData),
+    /// CreatePartitions.
+    CreatePartitions(CreatePartitionsResponseData),
+    /// IncrementalAlterConfigs.
+    IncrementalAlterConfigs(IncrementalAlterConfigsResponseData),
+    /// Ids nobody else was given.
+    ProducerIds(std::ops::Range<i64>),
+    /// Nothing was changed.
+    Unavailable,
+}
+
+/// The controller of a node.
+pub struct Controller {
+    shard: Rc<Shard>,
+    log: Box<dyn MetadataLog>,
+    order: FifoMutex,
+    image: RefCell<Arc<Image>>,
+    published: Notify,
+    snapshot_bytes: u64,
+}
+
+impl Controller {
+    /// A controller over an open log, with the image of everything up to the start of its term.
+    pub fn new(shard: &Rc<Shard>, log: Box<dyn MetadataLog>, image: Arc<Image>) -> Rc<Controller> {
+        Rc::new(Controller {
+            shard: Rc::clone(shard),
+            log,
+            order: FifoMutex::new(),
+            image: RefCell::new(image),
+            published: Notify::new(),
+            snapshot_bytes: shard.start_config.metadata_snapshot_bytes,
+        })
+    }
+
+    /// The image of all committed batches.
+    pub fn image(&self) -> Arc<Image> {
+        Arc::clone(&self.image.borrow())
+    }
+
+    /// Applies committed batches and publishes each to all shards; runs as long as the shard.
+    pub async fn apply_committed(self: Rc<Self>) {
+        loop {
+            let applied = self.log.next_applied().await;
+            let image = match apply(&self.image(), &applied) {
+                Ok(image) => Arc::new(image),
+                Err(error) => {
+                    // Batches are decided against the image they are applied to: this state is not known.
+                    tracing::error!(%error, "a committed metadata batch does not apply");
+                    std::process::abort();
+                }
+            };
+            self.publish(Arc::clone(&image)).await;
+            *self.image.borrow_mut() = image;
+            self.published.notify_all();
+            if self.log.bytes_since_snapshot() > self.snapshot_bytes {
+                let image = self.image();
+                let payload = encode_records(&image.snapshot());
+                self.log.offer_snapshot(image.version(), payload).await;
+            }
+        }
+    }
+
+    /// Gives every shard the image and waits until all hold it.
+    pub async fn publish(&self, image: Arc<Image>) {
+        let shards = self.shard.shards();
+        let ask = |to: usize| {
+            self.shard
+                .call(ShardId(to as u16), Request::ApplyImage(Arc::clone(&image)))
+        };
+        let calls: Vec<_> = (0..shards).map(ask).collect();
+        for (shard, call) in calls.into_iter().enumerate() {
+            if !matches!(call.await, Some(Response::ImageApplied)) {
+                tracing::error!(
+                    shard,
+                    version = image.version(),
+                    "a shard did not take the metadata"
+                );
+            }
+        }
+    }
+
+    /// Decides one change and resolves when all shards hold its outcome; `None` when it could not
+    /// be committed.
+    pub async fn change<T>(&self, decision: impl FnOnce(&Image) -> (Vec<Record>, T)) -> Option<T> {
+        let _turn = self.order.ticket().wait().await;
+        let (records, answer) = decision(&self.image());
+        if records.is_empty() {
+            return Some(answer);
+        }
+        let term = self.log.leader_term()?;
+        match self.log.propose(term, encode_records(&records)).await {
+            Proposed::Committed(index) => {
+                while self.image().version() < index {
+                    let published = self.published.notified();
+                    if self.image().version() < index {
+                        published.await;
+                    }
+                }
+                Some(answer)
+            }
+            Proposed::NotLeader | Proposed::Unknown => None,
+        }
+    }
+}
+
+/// The image after one delivery of the log.
+pub fn apply(image: &Image, applied: &Applied) -> Result<Image, String> {
+    let decode = |payload: &[u8]| decode_records(payload).map_err(|e| e.to_string());
+    match &applied.content {
+        AppliedContent::Blank => image.apply(applied.index, &[]).map_err(|e| e.to_string()),
+        AppliedContent::Records(payload) => image
+            .apply(applied.index, &decode(payload)?)
+            .map_err(|e| e.to_string()),
+        AppliedContent::Snapshot(payload) => {
+            Image::from_snapshot(applied.index, &decode(payload)?).map_err(|e| e.to_string())
+        }
+    }
+}
+
+/// Serves an admin request on shard 0.
+pub async fn handle(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
+    let Some(controller) = shard.controller.borrow().clone() else {
+        return AdminAnswer::Unavailable;
+    };
+    let config = shard.config();
+    let context = ControllerContext {
+        broker: &config,
+        shards: shard.shards() as u16,
+    };
+    let new_id = &mut || random_uuid(shard);
+    let answer = match request {
+        AdminRequest::CreateTopics(request) => {
+            let decision =
+                controller.change(|image| create_topics(image, &context, &request, new_id));
+            decision.await.map(AdminAnswer::CreateTopics)
+        }
+        AdminRequest::AutoCreate(names) => {
+            let request = auto_create_request(&names);
+            let decision =
+                controller.change(|image| create_topics(image, &context, &request, new_id));
+            decision.await.map(|_| AdminAnswer::AutoCreate)
+        }
+        AdminRequest::DeleteTopics(version, request) => {
+            let decision =
+                controller.change(|image| delete_topics(image, &context, version, &request));
+            decision.await.map(AdminAnswer::DeleteTopics)
+        }
+        AdminRequest::CreatePartitions(request) => {
+            let decision = controller.change(|image| create_partitions(image, &context, &request));
+            decision.await.map(AdminAnswer::CreatePartitions)
+        }
+        AdminRequest::IncrementalAlterConfigs(request) => {
+            let decision =
+                controller.change(|image| incremental_alter_configs(image, &context, &request));
+            decision.await.map(AdminAnswer::IncrementalAlterConfigs)
+        }
+        AdminRequest::ProducerIds => controller
+            .change(allocate_producer_ids)
+            .await
+            .map(AdminAnswer::ProducerIds),
+    };
+    answer.unwrap_or(AdminAnswer::Unavailable)
+}
+
+/// A random id that is not one of Kafka's reserved ones.
+pub fn random_uuid(shard: &Shard) -> Uuid {
+    loop {
+        let id = Uuid::from_parts(shard.rt.random_u64(), shard.rt.random_u64());
+        // Kafka shows ids as base64 and refuses a leading dash on its command lines.
+        if !id.is_reserved() && !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
+}

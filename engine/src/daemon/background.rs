@@ -1,0 +1,101 @@
+//! What runs beside requests on every shard: idle connections, and on shard 0 the checkpoints.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use corelog_runtime::ShardId;
+use corelog_storage::checkpoint_files::OffsetMap;
+
+use crate::shard::Shard;
+use crate::shard::message::{CheckpointMarks, Request, Response};
+
+/// How often idle connections are looked for.
+const IDLE_SWEEP: Duration = Duration::from_secs(5);
+
+/// Starts what every shard runs.
+pub fn start(shard: &Rc<Shard>) {
+    let swept = Rc::clone(shard);
+    shard.spawn("idle_sweep", async move {
+        loop {
+            swept.rt.sleep(IDLE_SWEEP).await;
+            crate::connection::close_idle(&swept).await;
+        }
+    });
+}
+
+/// Starts the writing of checkpoint files. Shard: 0.
+pub fn start_checkpoints(shard: &Rc<Shard>) {
+    let config = shard.config();
+    let watermarks = Duration::from_millis(
+        config
+            .replica_high_watermark_checkpoint_interval_ms
+            .max(100),
+    );
+    let recovery = Duration::from_millis(config.log_flush_offset_checkpoint_interval_ms.max(100));
+    let of_watermarks = Rc::clone(shard);
+    shard.spawn("watermark_checkpoint", async move {
+        let mut written = OffsetMap::new();
+        loop {
+            of_watermarks.rt.sleep(watermarks).await;
+            let marks = gather(&of_watermarks, || Request::Marks).await;
+            let offsets = offsets_of(&marks, |marks| marks.high_watermark);
+            if offsets != written && write(&of_watermarks, &marks, false).await {
+                written = offsets;
+            }
+        }
+    });
+    let of_recovery = Rc::clone(shard);
+    shard.spawn("recovery_checkpoint", async move {
+        loop {
+            of_recovery.rt.sleep(recovery).await;
+            let marks = gather(&of_recovery, || Request::Checkpoint).await;
+            write(&of_recovery, &marks, true).await;
+        }
+    });
+}
+
+/// Marks of all partitions of all shards.
+pub async fn gather(shard: &Rc<Shard>, request: impl Fn() -> Request) -> Vec<CheckpointMarks> {
+    let ask = |to: usize| shard.call(ShardId(to as u16), request());
+    let calls: Vec<_> = (0..shard.shards()).map(ask).collect();
+    let mut all = Vec::new();
+    for call in calls {
+        if let Some(Response::Checkpoint(marks)) = call.await {
+            all.extend(marks);
+        }
+    }
+    all
+}
+
+/// One mark of every partition, as checkpoint files want it.
+pub fn offsets_of(marks: &[CheckpointMarks], mark: impl Fn(&CheckpointMarks) -> i64) -> OffsetMap {
+    marks
+        .iter()
+        .map(|marks| ((marks.topic.clone(), marks.partition), mark(marks)))
+        .collect()
+}
+
+/// Writes the checkpoint files; `recovery` also the recovery points and log starts. False when the
+/// directory refused.
+pub async fn write(shard: &Rc<Shard>, marks: &[CheckpointMarks], recovery: bool) -> bool {
+    let Some(dir) = shard.log_dir.borrow().clone() else {
+        return false;
+    };
+    let mut written = dir
+        .write_high_watermarks(&offsets_of(marks, |m| m.high_watermark))
+        .await;
+    if recovery && written.is_ok() {
+        written = dir
+            .write_log_starts(&offsets_of(marks, |m| m.log_start))
+            .await;
+    }
+    if recovery && written.is_ok() {
+        written = dir
+            .write_recovery_points(&offsets_of(marks, |m| m.recovery_point))
+            .await;
+    }
+    if let Err(error) = &written {
+        tracing::error!(%error, "checkpoint files could not be written");
+    }
+    written.is_ok()
+}

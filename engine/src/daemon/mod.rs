@@ -1,0 +1,386 @@
+//! How a broker starts, says that it is ready, and stops.
+//!
+//! Order: configuration, the machine's abilities, listening sockets, shards, the log directory and
+//! the metadata log (on shard 0), the logs, HTTP, the ready line. Stop: SIGTERM or SIGINT stops
+//! cleanly, a second one at once.
+
+pub mod background;
+pub mod boot;
+mod logging;
+mod memory;
+pub mod shutdown;
+pub mod start_state;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
+use corelog_core::metadata::BrokerEndpoint;
+use corelog_runtime::{Gateway, ShardId, blocking, cpus, mesh, shards};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use self::boot::{Bound, advertise, shard_main};
+use self::memory::ShardMemory;
+use crate::control_plane::{self, ControlPlane, HttpServer};
+use crate::shard::message::{Request, Response};
+
+/// Messages a shard's inbox holds before senders keep theirs.
+const INBOX_MESSAGES: usize = 4096;
+/// How often a foreign thread tries an inbox that is full.
+const FULL_INBOX_RETRY: Duration = Duration::from_millis(1);
+
+/// What the command line asked for.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Configuration file.
+    pub server_properties: Option<PathBuf>,
+    /// `KEY=VALUE`, over the file.
+    pub overrides: Vec<String>,
+    /// A known bug to plant; only builds for tests can.
+    pub planted: Option<String>,
+}
+
+/// Why the broker did not start. The text is for a person at a terminal.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn start_error(error: impl fmt::Display) -> StartError {
+    StartError(error.to_string())
+}
+
+/// Shard 0 is ready.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready {
+    /// Partitions in the metadata.
+    pub partitions: usize,
+}
+
+/// What all shards are started with.
+pub struct Shared {
+    /// Configuration.
+    pub config: Arc<BrokerConfig>,
+    /// Bound listeners.
+    pub listeners: Vec<Bound>,
+    /// What clients are told.
+    pub advertised: Vec<BrokerEndpoint>,
+    /// Memory of one shard.
+    pub memory: ShardMemory,
+    /// Sealed segment files one shard keeps open.
+    pub open_segments: usize,
+    /// Open connections of every shard.
+    pub load: Arc<[AtomicUsize]>,
+    /// A bug to plant.
+    pub planted: Option<String>,
+    ready: Sender<Result<Ready, String>>,
+}
+
+impl Shared {
+    /// Tells the main thread how the start went.
+    pub fn tell(&self, outcome: Result<Ready, String>) {
+        // The main thread may have been told to stop meanwhile.
+        let _ = self.ready.send(outcome);
+    }
+}
+
+type Messages = Gateway<Request, Response>;
+
+/// Runs a broker until a signal stops it.
+pub fn run(options: Options) -> Result<(), StartError> {
+    let began = blocking::now();
+    let _log = logging::start();
+    let config = read_config(&options)?;
+    let env = corelog_runtime::check_environment().map_err(start_error)?;
+    env.warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    check_log_dir(&config)?;
+    let cpus = match &config.cores {
+        Cores::All => cpus::allowed(),
+        Cores::List(list) => {
+            let text: Vec<String> = list.iter().map(usize::to_string).collect();
+            cpus::parse_cpu_list(&text.join(","), &cpus::allowed()).map_err(start_error)?
+        }
+    };
+    let signals = watch_signals()?;
+    let running = start_shards(&options, Arc::new(config), &cpus, env.open_files_max)?;
+    let ready = running.wait_ready()?;
+    let mut http = running.start_http()?;
+    announce(&running, http.as_ref(), ready, began.elapsed());
+
+    let _first = signals.recv();
+    tracing::info!("stopping");
+    running.stop(&signals);
+    if let Some(http) = &mut http {
+        http.stop();
+    }
+    Ok(())
+}
+
+fn read_config(options: &Options) -> Result<BrokerConfig, StartError> {
+    let (name, text) = match &options.server_properties {
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = blocking::read_to_string(path)
+                .map_err(|e| StartError(format!("cannot read {name}: {e}")))?;
+            (name, text)
+        }
+        None => ("built-in defaults".to_owned(), String::new()),
+    };
+    let mut overrides = Vec::with_capacity(options.overrides.len());
+    for text in &options.overrides {
+        overrides.push(parse_override(text).map_err(start_error)?);
+    }
+    let (config, warnings) = BrokerConfig::parse(&name, &text, &overrides).map_err(start_error)?;
+    warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    if config.log_dirs.len() > 1 {
+        let dirs = config.log_dirs.join(",");
+        return Err(StartError(format!(
+            "log.dirs={dirs}: one directory is served; name one"
+        )));
+    }
+    if config.storage_io == StorageIo::Buffered {
+        return Err(StartError(
+            "corelog.storage.io=buffered: only direct I/O is served; use a directory on ext4 or XFS".to_owned(),
+        ));
+    }
+    Ok(config)
+}
+
+fn check_log_dir(config: &BrokerConfig) -> Result<(), StartError> {
+    let dir = PathBuf::from(&config.log_dirs[0]);
+    let cannot = |e| {
+        StartError(format!(
+            "cannot make the log directory {}: {e}",
+            dir.display()
+        ))
+    };
+    blocking::create_dir_all(&dir).map_err(cannot)?;
+    corelog_runtime::check_direct_io(&dir)
+        .map(|_| ())
+        .map_err(start_error)
+}
+
+fn watch_signals() -> Result<Receiver<()>, StartError> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(start_error)?;
+    let (sender, receiver) = unbounded();
+    blocking::spawn("signals", move || {
+        for _ in signals.forever() {
+            if sender.send(()).is_err() {
+                return;
+            }
+        }
+    })
+    .map_err(start_error)?;
+    Ok(receiver)
+}
+
+/// A broker whose shards run.
+struct Running {
+    shared: Arc<Shared>,
+    gateway: Messages,
+    threads: Vec<JoinHandle<()>>,
+    ready: Receiver<Result<Ready, String>>,
+    kafka: SocketAddr,
+}
+
+fn start_shards(
+    options: &Options,
+    config: Arc<BrokerConfig>,
+    cpus: &[usize],
+    open_files_max: u64,
+) -> Result<Running, StartError> {
+    let (listeners, addresses) = bind(&config)?;
+    let ports = addresses
+        .iter()
+        .map(|(name, address)| (name.clone(), address.port()))
+        .collect();
+    let total = config.memory_bytes.unwrap_or_else(memory::default_bytes);
+    let specs = shards::specs(cpus, config.shards, 0);
+    let memory = memory::share(total, specs.len());
+    let specs = shards::specs(cpus, config.shards, memory.pool_bytes);
+    let (ready, on_ready) = bounded(1);
+    let shared = Arc::new(Shared {
+        advertised: advertise(&config.advertised_listeners, &ports),
+        listeners,
+        memory,
+        // Half of the files for connections and active segments, the rest shared by the shards.
+        open_segments: usize::try_from(open_files_max / 2).unwrap_or(usize::MAX)
+            / specs.len().max(1),
+        load: specs.iter().map(|_| AtomicUsize::new(0)).collect(),
+        planted: options.planted.clone(),
+        ready,
+        config,
+    });
+    let mut seeds = mesh::<Request, Response>(specs.len(), INBOX_MESSAGES);
+    let gateway = seeds[0].gateway();
+    seeds.reverse();
+    let threads = shards::start_shards(specs, |_| {
+        let seed = seeds.pop().expect("one seed per shard");
+        let shared = Arc::clone(&shared);
+        move |rt| shard_main(rt, seed, shared)
+    });
+    let threads = threads.map_err(|e| StartError(format!("cannot start the shards: {e}")))?;
+    let kafka = addresses[0].1;
+    Ok(Running {
+        shared,
+        gateway,
+        threads,
+        ready: on_ready,
+        kafka,
+    })
+}
+
+/// Binds every listener that is not the controller's.
+fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<(String, SocketAddr)>), StartError> {
+    let mut bound = Vec::new();
+    let mut addresses = Vec::new();
+    for listener in &config.listeners {
+        let address = resolve("listeners", &listener.host, listener.port)?;
+        let backlog = u32::try_from(config.socket_listen_backlog_size)
+            .unwrap_or(50)
+            .max(1);
+        let opened = corelog_runtime::listen(address, backlog);
+        let (socket, address) = opened.map_err(|e| cannot_listen("listeners", address, &e))?;
+        bound.push(Bound {
+            name: Arc::from(listener.name.as_str()),
+            socket,
+        });
+        addresses.push((listener.name.clone(), address));
+    }
+    if bound.is_empty() {
+        return Err(StartError(
+            "listeners: names no address for clients".to_owned(),
+        ));
+    }
+    Ok((bound, addresses))
+}
+
+fn resolve(key: &str, host: &str, port: u16) -> Result<SocketAddr, StartError> {
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    let unknown = |why: String| StartError(format!("{key}: cannot resolve {host}: {why}"));
+    let mut found = (host, port)
+        .to_socket_addrs()
+        .map_err(|e| unknown(e.to_string()))?;
+    found.next().ok_or_else(|| unknown("no address".to_owned()))
+}
+
+fn cannot_listen(key: &str, address: SocketAddr, error: &std::io::Error) -> StartError {
+    StartError(if error.kind() == std::io::ErrorKind::AddrInUse {
+        format!(
+            "{key}: {address} is in use by another process; stop it, or set {key} to another port"
+        )
+    } else {
+        format!("{key}: cannot listen on {address}: {error}")
+    })
+}
+
+fn announce(running: &Running, http: Option<&HttpServer>, ready: Ready, took: Duration) {
+    let http = http.map_or_else(|| "off".to_owned(), |http| http.address.to_string());
+    let line = format!(
+        "ready kafka={} http={http} shards={} partitions={} start_ms={}",
+        running.kafka,
+        running.shared.load.len(),
+        ready.partitions,
+        took.as_millis()
+    );
+    tracing::info!("{line}");
+    let mut out = std::io::stdout().lock();
+    // A closed stdout is no reason to stop.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+impl Running {
+    fn wait_ready(&self) -> Result<Ready, StartError> {
+        match self.ready.recv() {
+            Ok(outcome) => outcome.map_err(StartError),
+            Err(_) => Err(StartError("shard 0 ended before it was ready".to_owned())),
+        }
+    }
+
+    fn start_http(&self) -> Result<Option<HttpServer>, StartError> {
+        let Some(listener) = &self.shared.config.http_listener else {
+            return Ok(None);
+        };
+        let key = "corelog.http.listener";
+        let address = resolve(key, &listener.host, listener.port)?;
+        let gateway = self.gateway.clone();
+        let ask = move |shard: usize| {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let sent = gateway.send_with(ShardId(shard as u16), Request::Stats, move |answer| {
+                if let Some(Response::Stats(stats)) = answer {
+                    let _ = sender.send(*stats);
+                }
+            });
+            sent.ok().map(|()| receiver)
+        };
+        let plane = ControlPlane {
+            shards: self.shared.load.len(),
+            ask: Arc::new(ask),
+        };
+        match control_plane::start(address, plane) {
+            Ok(server) => Ok(Some(server)),
+            Err(error) => {
+                self.ask(ShardId(0), || Request::Shutdown);
+                Err(cannot_listen(key, address, &error))
+            }
+        }
+    }
+
+    /// Sends until the inbox takes it, and waits for the answer.
+    fn ask(&self, to: ShardId, request: impl Fn() -> Request) -> Option<Response> {
+        loop {
+            match self.gateway.send(to, request()) {
+                Ok(reply) => return reply.wait(),
+                Err(_) if self.threads.iter().all(JoinHandle::is_finished) => return None,
+                Err(_) => blocking::sleep(FULL_INBOX_RETRY),
+            }
+        }
+    }
+
+    /// Stops cleanly; a signal meanwhile ends the process at once.
+    fn stop(self, signals: &Receiver<()>) {
+        let (done, stopped) = bounded(1);
+        let worker = blocking::spawn("stop", move || {
+            self.ask(ShardId(0), || Request::Shutdown);
+            for shard in 0..self.shared.load.len() {
+                self.ask(ShardId(shard as u16), || Request::Exit);
+            }
+            for thread in self.threads {
+                let _ = thread.join();
+            }
+            let _ = done.send(());
+        });
+        if worker.is_err() {
+            return;
+        }
+        crossbeam::channel::select! {
+            recv(stopped) -> _ => {}
+            recv(signals) -> _ => {
+                tracing::warn!("stopped at once by a second signal; logs will be checked at the next start");
+                std::process::exit(130);
+            }
+        }
+    }
+}
+
+/// Ports by listener name, as [`advertise`] wants them.
+pub type BoundPorts = BTreeMap<String, u16>;

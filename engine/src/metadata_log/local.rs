@@ -1,0 +1,391 @@
+//! The metadata log of a node that is its own quorum.
+//!
+//! Files in `<log dir>/corelog-metadata/`: `vote`, `snapshot`, and `<20 digits>.entries` whose name
+//! is the index of its first entry. Every proposal is one write with RWF_DSYNC: it is durable
+//! before it is applied. Shard: 0.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use corelog_runtime::driver::OpenOptions;
+use corelog_runtime::sync::{FifoMutex, Notify};
+use corelog_runtime::{File, Rt};
+
+use super::format::{
+    DecodedEntries, Entry, EntryType, Snapshot, Vote, decode_entries, decode_snapshot, decode_vote,
+    encode_entry, encode_snapshot, encode_vote,
+};
+use super::{Applied, AppliedContent, LocalBoxFuture, MetadataLog, Proposed};
+
+/// Directory of the log inside a log directory. Not a legal topic-partition name.
+pub const DIRECTORY: &str = "corelog-metadata";
+/// Largest entries or snapshot file read at start.
+const FILE_BYTES_MAX: usize = 1 << 30;
+
+/// Why the log could not be opened.
+#[derive(Debug)]
+pub enum MetadataLogError {
+    /// A file operation failed.
+    Io {
+        /// What was done.
+        verb: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
+    /// Bytes that were durable are no longer what was written.
+    Damaged {
+        /// File.
+        path: PathBuf,
+        /// First bad byte.
+        at: u64,
+        /// What is wrong there.
+        what: String,
+    },
+}
+
+impl fmt::Display for MetadataLogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { verb, path, source } => write!(f, "{verb} {}: {source}", path.display()),
+            Self::Damaged { path, at, what } => {
+                write!(
+                    f,
+                    "metadata file {} is damaged at byte {at}: {what}",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for MetadataLogError {}
+
+/// A quorum of one.
+pub struct LocalLog {
+    rt: Rt,
+    dir: PathBuf,
+    term: u64,
+    order: FifoMutex,
+    state: RefCell<State>,
+    applied: RefCell<VecDeque<Applied>>,
+    applied_more: Notify,
+    /// Set by the first failed write: nothing is acknowledged after it.
+    failed: Cell<bool>,
+}
+
+struct State {
+    file: File,
+    path: PathBuf,
+    file_bytes: u64,
+    next_index: u64,
+    last_term: u64,
+}
+
+impl LocalLog {
+    /// Opens or makes the log below `log_dir`, cuts a torn tail, takes a new term and commits its
+    /// blank entry.
+    pub async fn open(rt: &Rt, log_dir: &Path, node_id: i32) -> Result<LocalLog, MetadataLogError> {
+        let dir = log_dir.join(DIRECTORY);
+        rt.mkdir_all(&dir).await.map_err(io_error("make", &dir))?;
+        rt.sync_dir(log_dir)
+            .await
+            .map_err(io_error("fsync", log_dir))?;
+        let snapshot = read_snapshot(rt, &dir).await?;
+        let vote = next_vote(rt, &dir, node_id).await?;
+
+        let first_index = snapshot.as_ref().map_or(1, |s| s.index + 1);
+        let path = newest_entries_file(rt, &dir, first_index).await?;
+        let options = OpenOptions {
+            read: true,
+            write: true,
+            create: true,
+            ..OpenOptions::default()
+        };
+        let file = rt
+            .open(&path, options)
+            .await
+            .map_err(io_error("open", &path))?;
+        rt.sync_dir(&dir).await.map_err(io_error("fsync", &dir))?;
+        let decoded = read_entries(rt, &file, &path).await?;
+
+        let mut applied = VecDeque::new();
+        if let Some(s) = snapshot {
+            applied.push_back(Applied {
+                term: s.term,
+                index: s.index,
+                content: AppliedContent::Snapshot(s.payload),
+            });
+        }
+        let mut next_index = first_index;
+        for entry in decoded.entries {
+            if entry.index >= next_index {
+                next_index = entry.index + 1;
+                applied.push_back(applied_of(entry));
+            }
+        }
+        let log = LocalLog {
+            rt: rt.clone(),
+            dir,
+            term: vote.term,
+            order: FifoMutex::new(),
+            state: RefCell::new(State {
+                file,
+                path,
+                file_bytes: decoded.good_bytes as u64,
+                next_index,
+                last_term: vote.term,
+            }),
+            applied: RefCell::new(applied),
+            applied_more: Notify::new(),
+            failed: Cell::new(false),
+        };
+        match log.commit(EntryType::Blank, Vec::new()).await {
+            Ok(_) => Ok(log),
+            Err(source) => Err(MetadataLogError::Io {
+                verb: "append to",
+                path: log.state.borrow().path.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Writes one entry durably and queues it for [`MetadataLog::next_applied`].
+    async fn commit(&self, entry_type: EntryType, payload: Vec<u8>) -> io::Result<u64> {
+        let _turn = self.order.ticket().wait().await;
+        if self.failed.get() {
+            return Err(io::Error::other(
+                "an earlier write of the metadata log failed",
+            ));
+        }
+        let (file, offset, entry) = {
+            let state = self.state.borrow();
+            let entry = Entry {
+                term: self.term,
+                index: state.next_index,
+                entry_type,
+                payload,
+            };
+            (state.file.clone(), state.file_bytes, entry)
+        };
+        let mut bytes = Vec::with_capacity(entry.payload.len() + 64);
+        encode_entry(&entry, &mut bytes);
+        let length = bytes.len() as u64;
+        if let Err(error) = file.write_at(vec![Bytes::from(bytes)], offset, true).await {
+            self.failed.set(true);
+            return Err(error);
+        }
+        let index = entry.index;
+        {
+            let mut state = self.state.borrow_mut();
+            state.file_bytes += length;
+            state.next_index = index + 1;
+            state.last_term = self.term;
+        }
+        self.applied.borrow_mut().push_back(applied_of(entry));
+        self.applied_more.notify_all();
+        Ok(index)
+    }
+
+    async fn write_snapshot(&self, index: u64, image: Vec<u8>) -> io::Result<()> {
+        let _turn = self.order.ticket().wait().await;
+        if self.state.borrow().next_index != index + 1 {
+            return Ok(()); // entries beyond the image exist: the next offer will cover them
+        }
+        let snapshot = Snapshot {
+            term: self.state.borrow().last_term,
+            index,
+            payload: image,
+        };
+        self.rt
+            .write_atomic(self.dir.join("snapshot"), encode_snapshot(&snapshot))
+            .await?;
+        let path = self.dir.join(entries_file_name(index + 1));
+        let options = OpenOptions {
+            read: true,
+            write: true,
+            create: true,
+            truncate: true,
+            ..OpenOptions::default()
+        };
+        let file = self.rt.open(&path, options).await?;
+        self.rt.sync_dir(&self.dir).await?;
+        let old = {
+            let mut state = self.state.borrow_mut();
+            state.file = file;
+            state.file_bytes = 0;
+            std::mem::replace(&mut state.path, path.clone())
+        };
+        if old != path {
+            self.rt.unlink(&old).await?;
+        }
+        Ok(())
+    }
+}
+
+impl MetadataLog for LocalLog {
+    fn leader_term(&self) -> Option<u64> {
+        (!self.failed.get()).then_some(self.term)
+    }
+
+    fn propose(&self, term: u64, payload: Vec<u8>) -> LocalBoxFuture<'_, Proposed> {
+        Box::pin(async move {
+            if term != self.term || self.failed.get() {
+                return Proposed::NotLeader;
+            }
+            match self.commit(EntryType::Records, payload).await {
+                Ok(index) => Proposed::Committed(index),
+                Err(error) => {
+                    tracing::error!(%error, "metadata log write failed; metadata is read-only until a restart");
+                    Proposed::Unknown
+                }
+            }
+        })
+    }
+
+    fn next_applied(&self) -> LocalBoxFuture<'_, Applied> {
+        Box::pin(async move {
+            loop {
+                let more = self.applied_more.notified();
+                if let Some(applied) = self.applied.borrow_mut().pop_front() {
+                    return applied;
+                }
+                more.await;
+            }
+        })
+    }
+
+    fn offer_snapshot(&self, index: u64, image: Vec<u8>) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.write_snapshot(index, image).await {
+                tracing::warn!(%error, "metadata snapshot failed; the log keeps its entries");
+            }
+        })
+    }
+
+    fn bytes_since_snapshot(&self) -> u64 {
+        self.state.borrow().file_bytes
+    }
+}
+
+fn applied_of(entry: Entry) -> Applied {
+    let content = match entry.entry_type {
+        EntryType::Blank => AppliedContent::Blank,
+        EntryType::Records => AppliedContent::Records(entry.payload),
+    };
+    Applied {
+        term: entry.term,
+        index: entry.index,
+        content,
+    }
+}
+
+fn entries_file_name(first_index: u64) -> String {
+    format!("{first_index:020}.entries")
+}
+
+fn io_error<'a>(verb: &'static str, path: &'a Path) -> impl Fn(io::Error) -> MetadataLogError + 'a {
+    move |source| MetadataLogError::Io {
+        verb,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+async fn read_snapshot(rt: &Rt, dir: &Path) -> Result<Option<Snapshot>, MetadataLogError> {
+    let path = dir.join("snapshot");
+    let bytes = match rt.read_whole(&path, FILE_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    match decode_snapshot(&bytes) {
+        Some(snapshot) => Ok(Some(snapshot)),
+        None => Err(MetadataLogError::Damaged {
+            path,
+            at: 0,
+            what: "not a whole snapshot with a good CRC".to_owned(),
+        }),
+    }
+}
+
+/// Durably takes the next term for this node.
+async fn next_vote(rt: &Rt, dir: &Path, node_id: i32) -> Result<Vote, MetadataLogError> {
+    let path = dir.join("vote");
+    let term = match rt.read_whole(&path, FILE_BYTES_MAX).await {
+        Ok(bytes) => match decode_vote(&bytes) {
+            Some(vote) => vote.term + 1,
+            None => {
+                let what = "not a vote with a good CRC".to_owned();
+                return Err(MetadataLogError::Damaged { path, at: 0, what });
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 1,
+        Err(error) => return Err(io_error("read", &path)(error)),
+    };
+    let vote = Vote {
+        term,
+        voted_for: node_id,
+    };
+    rt.write_atomic(&path, encode_vote(vote))
+        .await
+        .map_err(io_error("write", &path))?;
+    Ok(vote)
+}
+
+/// The entries file to go on with: the one that starts right after the snapshot. A crash between
+/// the snapshot and the new file leaves the old one, whose entries the snapshot holds: it goes.
+async fn newest_entries_file(
+    rt: &Rt,
+    dir: &Path,
+    first_index: u64,
+) -> Result<PathBuf, MetadataLogError> {
+    let wanted = entries_file_name(first_index);
+    for entry in rt.read_dir(dir).await.map_err(io_error("list", dir))? {
+        if entry.name.ends_with(".entries") && entry.name < wanted {
+            let old = dir.join(&entry.name);
+            rt.unlink(&old).await.map_err(io_error("unlink", &old))?;
+        }
+    }
+    Ok(dir.join(wanted))
+}
+
+/// Reads all entries and cuts a torn tail. The file's name gives the first index.
+async fn read_entries(
+    rt: &Rt,
+    file: &File,
+    path: &Path,
+) -> Result<DecodedEntries, MetadataLogError> {
+    let first_index = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.get(..20))
+        .and_then(|digits| digits.parse().ok())
+        .expect("entries files are named by us");
+    let bytes = rt
+        .read_whole(path, FILE_BYTES_MAX)
+        .await
+        .map_err(io_error("read", path))?;
+    let decoded = decode_entries(&bytes, first_index);
+    if decoded.damaged {
+        return Err(MetadataLogError::Damaged {
+            path: path.to_path_buf(),
+            at: decoded.good_bytes as u64,
+            what: "a bad entry is followed by good ones".to_owned(),
+        });
+    }
+    if decoded.good_bytes < bytes.len() {
+        let cut = bytes.len() - decoded.good_bytes;
+        tracing::warn!(path = %path.display(), bytes_cut = cut, "cut a torn tail of the metadata log");
+        file.ftruncate(decoded.good_bytes as u64)
+            .await
+            .map_err(io_error("truncate", path))?;
+        file.fdatasync().await.map_err(io_error("fsync", path))?;
+    }
+    Ok(decoded)
+}

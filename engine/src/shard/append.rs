@@ -1,0 +1,182 @@
+//! Appends on the owning shard: admission at once, then validation, offsets, and the wait for what
+//! the acknowledgement promised.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use corelog_record::validate::{Validated, Validator};
+use corelog_storage::log::{Admission, AppendError, Appended, LogError, ValidatedBatch};
+
+use super::Shard;
+use super::message::{AppendAnswer, AppendItem, AppendRefusal, AppendTerms};
+use super::partition::Partition;
+use crate::errors::PartitionError;
+use crate::stats::add;
+
+/// Bytes validated between two yields of the shard.
+const VALIDATE_STEP_BYTES: usize = 64 << 10;
+/// Largest decompressed size of one batch, as a multiple of nothing: a fixed bound against bombs.
+pub const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
+type AppendResult = Result<AppendAnswer, AppendRefusal>;
+
+/// A batch that has its place in its partition's order.
+pub struct Admitted {
+    partition: Rc<Partition>,
+    place: Admission,
+    records: Bytes,
+}
+
+/// Takes a place in the order of each batch's partition. Not async: the order of calls is the
+/// order of offsets.
+pub fn admit(shard: &Shard, items: Vec<AppendItem>) -> Vec<Result<Admitted, PartitionError>> {
+    let admit_one = |item: AppendItem| {
+        let partition = shard.partition(&item.key)?;
+        let place = partition.log.admit();
+        Ok(Admitted {
+            partition,
+            place,
+            records: item.records,
+        })
+    };
+    items.into_iter().map(admit_one).collect()
+}
+
+/// Appends admitted batches and waits until each may be acknowledged as `terms` ask.
+pub async fn append(
+    shard: &Rc<Shard>,
+    admitted: Vec<Result<Admitted, PartitionError>>,
+    terms: AppendTerms,
+) -> Vec<AppendResult> {
+    let mut appended = Vec::with_capacity(admitted.len());
+    for item in admitted {
+        appended.push(match item {
+            Ok(item) => append_one(shard, item).await,
+            Err(error) => Err(error.into()),
+        });
+    }
+    let mut results = Vec::with_capacity(appended.len());
+    let deadline = shard.rt.now() + Duration::from_millis(terms.timeout_ms.max(0) as u64);
+    for item in appended {
+        results.push(match item {
+            Ok((partition, appended)) if terms.acks != 0 => {
+                let wait = wait_for(&partition, &appended, terms.acks);
+                let left = deadline.saturating_duration_since(shard.rt.now());
+                match shard.rt.timeout(left, wait).await {
+                    Some(Ok(())) => Ok(answer_of(&appended)),
+                    Some(Err(error)) => Err(PartitionError::Log(error).into()),
+                    None => Err(PartitionError::RequestTimedOut.into()),
+                }
+            }
+            Ok((_, appended)) => Ok(answer_of(&appended)),
+            Err(refusal) => Err(refusal),
+        });
+    }
+    results
+}
+
+async fn wait_for(partition: &Partition, appended: &Appended, acks: i16) -> Result<(), LogError> {
+    partition.log.wait(appended).await?;
+    if acks == -1 {
+        partition
+            .log
+            .wait_high_watermark(appended.last_offset + 1)
+            .await?;
+    }
+    Ok(())
+}
+
+fn answer_of(appended: &Appended) -> AppendAnswer {
+    AppendAnswer {
+        base_offset: appended.base_offset,
+        log_append_time_ms: appended.log_append_time_ms,
+        log_start_offset: appended.log_start_offset,
+    }
+}
+
+async fn append_one(
+    shard: &Rc<Shard>,
+    item: Admitted,
+) -> Result<(Rc<Partition>, Appended), AppendRefusal> {
+    let Admitted {
+        partition,
+        place,
+        records,
+    } = item;
+    let log_start_offset = partition.log.marks().log_start;
+    let validated = match validate(shard, &partition, &records).await {
+        Ok(validated) => validated,
+        Err(refusal) => {
+            return Err(AppendRefusal {
+                log_start_offset,
+                ..refusal
+            });
+        }
+    };
+    if validated.header.is_transactional() {
+        return Err(AppendRefusal {
+            log_start_offset,
+            ..PartitionError::TransactionsNotServed.into()
+        });
+    }
+    let count = validated.header.records_count.max(0) as u64;
+    let bytes = records.len() as u64;
+    match partition
+        .log
+        .append(
+            place,
+            ValidatedBatch {
+                bytes: records,
+                validated,
+            },
+        )
+        .await
+    {
+        Ok(appended) => {
+            if !appended.duplicate {
+                add(&shard.stats.produce_bytes, bytes);
+                add(&shard.stats.produce_records, count);
+                add(&shard.stats.produce_batches, 1);
+            }
+            Ok((partition, appended))
+        }
+        Err(error) => Err(refusal_of(error, log_start_offset)),
+    }
+}
+
+fn refusal_of(error: AppendError, log_start_offset: i64) -> AppendRefusal {
+    let message = error.to_string();
+    AppendRefusal {
+        error: PartitionError::Append(error),
+        record_errors: Vec::new(),
+        message,
+        log_start_offset,
+    }
+}
+
+/// Validates in steps, so that a large compressed batch does not hold the shard.
+async fn validate(
+    shard: &Rc<Shard>,
+    partition: &Partition,
+    records: &Bytes,
+) -> Result<Validated, AppendRefusal> {
+    let rules = partition
+        .rules()
+        .at(shard.rt.wall_clock_ms(), DECOMPRESSED_BYTES_MAX);
+    let mut validator = Validator::new(records, rules);
+    loop {
+        match validator.step(VALIDATE_STEP_BYTES) {
+            Some(Ok(validated)) => return Ok(validated),
+            Some(Err(rejection)) => {
+                return Err(AppendRefusal {
+                    error: PartitionError::Rejected(rejection.error),
+                    record_errors: rejection.batch_index_errors,
+                    message: rejection.message,
+                    log_start_offset: -1,
+                });
+            }
+            None => shard.rt.yield_now().await,
+        }
+    }
+}

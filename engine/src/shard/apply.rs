@@ -1,0 +1,183 @@
+//! Taking a newer image of the metadata: partitions of this shard are made, changed and dropped
+//! until the shard is as the image says.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelog_core::metadata::image::{Image, Topic};
+use corelog_runtime::ShardId;
+use corelog_storage::checkpoint_files::OffsetMap;
+use corelog_storage::log::{Log, LogParams};
+use corelog_storage::log_dir::StartKind;
+
+use super::Shard;
+use super::message::{PartitionKey, Request};
+use super::partition::Partition;
+use crate::topic_settings::{TopicSettings, resolve};
+
+/// Logs opened at a time: recovery reads much, and other shards want the disk too.
+const OPEN_AT_ONCE: usize = 16;
+
+/// Makes this shard what `image` says; answers requests from it when done.
+///
+/// A partition whose log cannot be opened stays out of the shard: its clients get
+/// NOT_LEADER_OR_FOLLOWER, the log says why.
+pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
+    if image.version() < shard.image().version() {
+        return;
+    }
+    refresh_broker_config(shard, &image);
+    drop_removed(shard, &image).await;
+    let missing = change_kept(shard, &image);
+    for group in missing.chunks(OPEN_AT_ONCE) {
+        let mut opening = Vec::with_capacity(group.len());
+        for (topic, index, settings) in group {
+            let (shard, topic, settings) = (Rc::clone(shard), Arc::clone(topic), settings.clone());
+            let index = *index;
+            opening.push(shard.rt.clone().spawn("open_log", async move {
+                open(&shard, &topic, index, &settings).await;
+            }));
+        }
+        for task in opening {
+            task.await;
+        }
+    }
+    shard.set_image(image);
+}
+
+/// Broker-wide keys that were changed while running bind from here on.
+fn refresh_broker_config(shard: &Shard, image: &Image) {
+    let by_default = image.broker_config("").map(AsRef::as_ref);
+    let of_node = image
+        .broker_config(&shard.start_config.node_id.to_string())
+        .map(AsRef::as_ref);
+    match shard.start_config.with_dynamic(by_default, of_node) {
+        Ok(config) => shard.set_config(Arc::new(config)),
+        Err(error) => tracing::warn!(%error, "a stored broker config is not valid; it is left out"),
+    }
+}
+
+async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
+    let own = shard.id().0;
+    let kept: BTreeSet<PartitionKey> = image
+        .topics()
+        .flat_map(|topic| keys_on(topic, own).map(|(_, key)| key))
+        .collect();
+    for partition in shard.partitions() {
+        if kept.contains(&partition.key) {
+            continue;
+        }
+        shard.remove_partition(&partition.key);
+        partition.fire_waiters();
+        if let Err(error) = partition.log.clone().delete().await {
+            tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
+                "the log of a deleted topic could not be removed");
+        }
+        // A topic made again under this name starts from nothing.
+        let forget = Request::ForgetCheckpoint(partition.topic.clone(), partition.key.partition);
+        shard.call(ShardId(0), forget).await;
+    }
+}
+
+/// Gives open partitions their changed settings; returns those that are not open yet.
+fn change_kept(shard: &Rc<Shard>, image: &Image) -> Vec<(Arc<Topic>, i32, Rc<TopicSettings>)> {
+    let own = shard.id().0;
+    let config = shard.config();
+    let mut missing = Vec::new();
+    for topic in image.topics() {
+        let mut settings: Option<Rc<TopicSettings>> = None;
+        for (index, key) in keys_on(topic, own) {
+            let settings =
+                settings.get_or_insert_with(|| Rc::new(resolve(image, &config, &topic.name)));
+            match shard.partition(&key) {
+                Ok(partition) => partition.set_config(settings.log.clone(), settings.rules.clone()),
+                Err(_) => missing.push((Arc::clone(topic), index, Rc::clone(settings))),
+            }
+        }
+    }
+    missing
+}
+
+fn keys_on(topic: &Topic, shard: u16) -> impl Iterator<Item = (i32, PartitionKey)> {
+    (0i32..)
+        .zip(&topic.partitions)
+        .filter(move |(_, partition)| partition.shard == shard)
+        .map(|(index, _)| {
+            (
+                index,
+                PartitionKey {
+                    topic_id: topic.id,
+                    partition: index,
+                },
+            )
+        })
+}
+
+async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &TopicSettings) {
+    let start = shard
+        .start
+        .borrow()
+        .clone()
+        .expect("the start's findings come before the first image");
+    let Some(known) = topic.partition(index) else {
+        return;
+    };
+    let name = (topic.name.to_string(), index);
+    let dir = start.log_dir.join(format!("{}-{}", topic.name, index));
+    let exists = shard.rt.stat(&dir).await.is_ok_and(|stat| stat.is_dir);
+    let checkpointed = |offsets: &OffsetMap| {
+        if exists {
+            offsets.get(&name).copied().unwrap_or(0)
+        } else {
+            0
+        }
+    };
+    let params = LogParams {
+        dir: dir.clone(),
+        topic: topic.name.to_string(),
+        partition: index,
+        topic_id: topic.id.to_bytes(),
+        leader_epoch: known.leader_epoch,
+        recovery_point: checkpointed(&start.recovery_points),
+        high_watermark: checkpointed(&start.high_watermarks),
+        log_start: checkpointed(&start.log_starts),
+        start: if exists { start.kind } else { StartKind::Clean },
+        config: settings.log.clone(),
+    };
+    let opened = if exists {
+        Log::open(&shard.rt, &shard.storage, params).await.map(|(log, report)| {
+            if report.replayed || report.bytes_cut > 0 || report.damaged {
+                tracing::info!(
+                    topic = %topic.name, partition = index, batches_checked = report.batches_checked,
+                    bytes_checked = report.bytes_checked, bytes_cut = report.bytes_cut, damaged = report.damaged,
+                    indexes_rebuilt = report.indexes_rebuilt, end_reason = report.end_reason.as_deref().unwrap_or(""),
+                    "recovered"
+                );
+            }
+            log
+        })
+    } else {
+        Log::create(&shard.rt, &shard.storage, params).await
+    };
+    match opened {
+        Ok(log) => {
+            let key = PartitionKey {
+                topic_id: topic.id,
+                partition: index,
+            };
+            let partition = Partition::new(
+                key,
+                topic.name.to_string(),
+                known.leader_epoch,
+                log,
+                settings.rules.clone(),
+            );
+            shard.insert_partition(partition);
+        }
+        Err(error) => {
+            tracing::error!(topic = %topic.name, partition = index, dir = %dir.display(), %error,
+                "the log could not be opened; the partition is offline");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! One shard of the broker: the partitions it owns and the connections it serves.
+//!
+//! Everything here lives on one core. Other shards are reached by [`message`]s only.
+
+pub mod append;
+pub mod apply;
+pub mod message;
+pub mod partition;
+pub mod read;
+pub mod sink;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use corelog_core::config::BrokerConfig;
+use corelog_core::metadata::image::Image;
+use corelog_runtime::mesh::{Mesh, Reply};
+use corelog_runtime::sync::{FifoMutex, Notify, Semaphore};
+use corelog_runtime::{Rt, ShardId};
+use corelog_storage::log_dir::LogDir;
+use corelog_storage::shard::ShardStorage;
+
+use self::message::{CheckpointMarks, PartitionKey, Request, Response};
+use self::partition::{Partition, Waiter};
+use crate::connection::Connections;
+use crate::controller::Controller;
+use crate::daemon::start_state::StartState;
+use crate::errors::PartitionError;
+use crate::stats::{ShardStats, Stats};
+
+/// What a shard is made from.
+pub struct ShardParts {
+    /// Its runtime.
+    pub rt: Rt,
+    /// The broker's configuration at start.
+    pub config: Arc<BrokerConfig>,
+    /// This shard's storage.
+    pub storage: Rc<ShardStorage>,
+    /// Bytes of requests this shard may hold.
+    pub request_bytes_max: usize,
+    /// Open connections of every shard.
+    pub load: Arc<[std::sync::atomic::AtomicUsize]>,
+}
+
+/// A block of producer ids, and the order in which they are asked for.
+#[derive(Default)]
+pub struct ProducerIds {
+    /// One request at a time.
+    pub order: FifoMutex,
+    /// Not given out yet.
+    pub left: RefCell<std::ops::Range<i64>>,
+}
+
+/// One shard. Shard: itself; never leaves its thread.
+pub struct Shard {
+    /// Tasks, time, files, sockets.
+    pub rt: Rt,
+    /// The broker's configuration at start: file, command line, defaults.
+    pub start_config: Arc<BrokerConfig>,
+    config: RefCell<Arc<BrokerConfig>>,
+    /// Buffers, tail cache and counters of the logs.
+    pub storage: Rc<ShardStorage>,
+    /// Counters.
+    pub stats: Stats,
+    /// Bytes of requests: taken before a frame's body is read.
+    pub request_memory: Semaphore,
+    /// Bytes `request_memory` has in all.
+    pub request_bytes_max: usize,
+    /// Connections served here.
+    pub connections: Connections,
+    /// Set on shard 0 once the metadata log is open.
+    pub controller: RefCell<Option<Rc<Controller>>>,
+    /// Fetches of other shards and of this one that wait for data.
+    pub(crate) waits: RefCell<BTreeMap<u64, Weak<Waiter>>>,
+    /// Open connections of every shard, for placing the next one.
+    pub load: Arc<[std::sync::atomic::AtomicUsize]>,
+    /// Resolves [`Shard::stopped`].
+    pub(crate) exit: Notify,
+    /// No connection is taken any more.
+    pub(crate) stopping: Cell<bool>,
+    /// The log directory, on shard 0.
+    pub(crate) log_dir: RefCell<Option<Rc<LogDir>>>,
+    pub(crate) exiting: Cell<bool>,
+    pub(crate) start: RefCell<Option<Arc<StartState>>>,
+    /// Producer ids this shard may give out.
+    pub producer_ids: ProducerIds,
+    partitions: RefCell<BTreeMap<PartitionKey, Rc<Partition>>>,
+    image: RefCell<Arc<Image>>,
+    mesh: RefCell<Option<Mesh<Request, Response>>>,
+    next_wait: Cell<u64>,
+}
+
+impl Shard {
+    /// A shard with no partitions, connections or metadata yet.
+    pub fn new(parts: ShardParts) -> Rc<Shard> {
+        Rc::new(Shard {
+            rt: parts.rt,
+            start_config: Arc::clone(&parts.config),
+            config: RefCell::new(parts.config),
+            storage: parts.storage,
+            stats: Stats::new(),
+            request_memory: Semaphore::new(parts.request_bytes_max),
+            request_bytes_max: parts.request_bytes_max,
+            connections: Connections::default(),
+            controller: RefCell::new(None),
+            waits: RefCell::default(),
+            load: parts.load,
+            exit: Notify::new(),
+            stopping: Cell::new(false),
+            log_dir: RefCell::new(None),
+            exiting: Cell::new(false),
+            start: RefCell::new(None),
+            producer_ids: ProducerIds::default(),
+            partitions: RefCell::default(),
+            image: RefCell::new(Arc::new(Image::new())),
+            mesh: RefCell::new(None),
+            next_wait: Cell::new(0),
+        })
+    }
+
+    /// Starts a task that nobody waits for.
+    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
+        self.rt.spawn(name, future).detach();
+    }
+
+    /// Number of this shard.
+    pub fn id(&self) -> ShardId {
+        self.rt.shard()
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> Arc<str> {
+        let start = self.start.borrow();
+        let start = start
+            .as_ref()
+            .expect("the start's findings come before the first connection");
+        Arc::clone(&start.cluster_id)
+    }
+
+    /// The broker's configuration now, dynamic changes included.
+    pub fn config(&self) -> Arc<BrokerConfig> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    pub(crate) fn set_config(&self, config: Arc<BrokerConfig>) {
+        *self.config.borrow_mut() = config;
+    }
+
+    /// Gives the shard its way to the others.
+    pub fn set_mesh(&self, mesh: Mesh<Request, Response>) {
+        *self.mesh.borrow_mut() = Some(mesh);
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.load.len()
+    }
+
+    fn mesh(&self) -> Mesh<Request, Response> {
+        self.mesh
+            .borrow()
+            .clone()
+            .expect("the mesh is joined before the first message")
+    }
+
+    /// Sends a request; the future gives the answer, `None` when the other shard is gone. Sent at
+    /// once, in the order of calls, polled or not.
+    pub fn call(
+        &self,
+        to: ShardId,
+        request: Request,
+    ) -> impl Future<Output = Option<Response>> + use<> {
+        self.mesh().call(to, request)
+    }
+
+    /// Sends a request whose answer nobody waits for.
+    pub fn cast(&self, to: ShardId, request: Request) {
+        self.mesh().cast(to, request);
+    }
+
+    /// The metadata this shard answers from.
+    pub fn image(&self) -> Arc<Image> {
+        Arc::clone(&self.image.borrow())
+    }
+
+    pub(crate) fn set_image(&self, image: Arc<Image>) {
+        *self.image.borrow_mut() = image;
+    }
+
+    /// A partition this shard owns.
+    ///
+    /// Errors: `NotLeaderOrFollower` when the metadata has it and this shard does not (yet),
+    /// `UnknownTopicOrPartition` when the metadata does not have it.
+    pub fn partition(&self, key: &PartitionKey) -> Result<Rc<Partition>, PartitionError> {
+        if let Some(partition) = self.partitions.borrow().get(key) {
+            return Ok(Rc::clone(partition));
+        }
+        let image = self.image.borrow();
+        match image.topic_by_id(&key.topic_id) {
+            Some(topic) if topic.partition(key.partition).is_some() => {
+                Err(PartitionError::NotLeaderOrFollower)
+            }
+            Some(_) => Err(PartitionError::UnknownTopicOrPartition),
+            None => Err(PartitionError::UnknownTopicId),
+        }
+    }
+
+    /// All partitions of this shard.
+    pub fn partitions(&self) -> Vec<Rc<Partition>> {
+        self.partitions.borrow().values().map(Rc::clone).collect()
+    }
+
+    pub(crate) fn insert_partition(&self, partition: Rc<Partition>) {
+        self.partitions
+            .borrow_mut()
+            .insert(partition.key, partition);
+    }
+
+    pub(crate) fn remove_partition(&self, key: &PartitionKey) -> Option<Rc<Partition>> {
+        self.partitions.borrow_mut().remove(key)
+    }
+
+    /// A name for a wait, unlike any other in the process.
+    pub fn new_wait_id(&self) -> u64 {
+        let next = self.next_wait.get();
+        self.next_wait.set(next + 1);
+        (u64::from(self.id().0) << 48) | next
+    }
+
+    /// Resolves when this shard was told to stop and has done so.
+    pub async fn stopped(&self) {
+        while !self.exiting.get() {
+            let notified = self.exit.notified();
+            if !self.exiting.get() {
+                notified.await;
+            }
+        }
+    }
+}
+
+/// Takes a request. Appends get their places before this returns: messages keep their order, so
+/// offsets keep the order in which one connection asked.
+pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<Response>) {
+    match request {
+        Request::Append(items, terms) => {
+            let admitted = append::admit(shard, items);
+            answer(shard, "append", reply, |shard| async move {
+                Response::Append(append::append(&shard, admitted, terms).await)
+            });
+        }
+        Request::Read(items) => answer(shard, "read", reply, |shard| async move {
+            let mut answers = Vec::with_capacity(items.len());
+            for item in &items {
+                answers.push(read::read(&shard, item).await);
+            }
+            Response::Read(answers)
+        }),
+        Request::WaitForData(wait) => answer(shard, "wait_for_data", reply, |shard| async move {
+            read::wait_for_data(&shard, wait).await;
+            Response::DataReady
+        }),
+        Request::CancelWait(id) => {
+            read::cancel_wait(shard, id);
+            reply.send(Response::Done);
+        }
+        Request::LookupTail {
+            key,
+            range,
+            at,
+            max,
+        } => {
+            let found = shard
+                .partition(&key)
+                .ok()
+                .and_then(|partition| partition.log.lookup_tail(&range, at, max));
+            reply.send(Response::Tail(found));
+        }
+        Request::Offsets(queries) => answer(shard, "offsets", reply, |shard| async move {
+            let mut answers = Vec::with_capacity(queries.len());
+            for query in &queries {
+                answers.push(read::offset(&shard, query).await);
+            }
+            Response::Offsets(answers)
+        }),
+        Request::EpochEnds(queries) => {
+            reply.send(Response::EpochEnds(
+                queries
+                    .iter()
+                    .map(|query| read::epoch_end(shard, query))
+                    .collect(),
+            ));
+        }
+        Request::ApplyImage(image) => answer(shard, "apply_image", reply, |shard| async move {
+            apply::apply_image(&shard, image).await;
+            Response::ImageApplied
+        }),
+        Request::Begin(start) => {
+            *shard.start.borrow_mut() = Some(start);
+            reply.send(Response::Done);
+        }
+        Request::Admin(request) => answer(shard, "admin", reply, |shard| async move {
+            Response::Admin(crate::controller::handle(&shard, request).await)
+        }),
+        Request::Adopt(socket, listener) => {
+            crate::connection::serve(shard, socket, listener);
+            reply.send(Response::Done);
+        }
+        Request::LowerCheckpoint(topic, partition, offset) => {
+            answer(shard, "lower_checkpoint", reply, |shard| async move {
+                Response::Lowered(match shard.log_dir.borrow().clone() {
+                    Some(dir) => dir
+                        .lower(&topic, partition, offset)
+                        .await
+                        .map_err(|e| e.to_string()),
+                    None => Ok(()),
+                })
+            });
+        }
+        Request::ForgetCheckpoint(topic, partition) => {
+            answer(shard, "forget_checkpoint", reply, |shard| async move {
+                Response::Lowered(match shard.log_dir.borrow().clone() {
+                    Some(dir) => dir
+                        .forget(&topic, partition)
+                        .await
+                        .map_err(|e| e.to_string()),
+                    None => Ok(()),
+                })
+            });
+        }
+        Request::Stats => reply.send(Response::Stats(Box::new(stats(shard)))),
+        Request::Checkpoint => answer(shard, "checkpoint", reply, |shard| async move {
+            Response::Checkpoint(checkpoint(&shard).await)
+        }),
+        Request::Marks => reply.send(Response::Checkpoint(marks(shard))),
+        Request::Stop => answer(shard, "stop", reply, |shard| async move {
+            let (marks, clean) = stop(&shard).await;
+            Response::Stopped(marks, clean)
+        }),
+        Request::Shutdown => answer(shard, "shutdown", reply, |shard| async move {
+            crate::daemon::shutdown::shutdown(&shard).await;
+            Response::Done
+        }),
+        Request::Exit => {
+            reply.send(Response::Done);
+            shard.exiting.set(true);
+            shard.exit.notify_all();
+        }
+    }
+}
+
+fn answer<F: Future<Output = Response> + 'static>(
+    shard: &Rc<Shard>,
+    name: &'static str,
+    reply: Reply<Response>,
+    work: impl FnOnce(Rc<Shard>) -> F,
+) {
+    let future = work(Rc::clone(shard));
+    shard.spawn(name, async move { reply.send(future.await) });
+}
+
+fn marks_of(partition: &Partition) -> CheckpointMarks {
+    let marks = partition.log.marks();
+    CheckpointMarks {
+        topic: partition.topic.clone(),
+        partition: partition.key.partition,
+        recovery_point: marks.recovery_point,
+        high_watermark: marks.high_watermark,
+        log_start: marks.log_start,
+    }
+}
+
+fn marks(shard: &Shard) -> Vec<CheckpointMarks> {
+    shard
+        .partitions
+        .borrow()
+        .values()
+        .map(|partition| marks_of(partition))
+        .collect()
+}
+
+/// Flushes every log that has something new and gives the marks for the checkpoint files.
+async fn checkpoint(shard: &Rc<Shard>) -> Vec<CheckpointMarks> {
+    for partition in shard.partitions() {
+        if let Err(error) = partition.log.checkpoint().await {
+            tracing::warn!(topic = %partition.topic, partition = partition.key.partition, %error,
+                "checkpoint failed; the recovery point stays where it is");
+        }
+    }
+    marks(shard)
+}
+
+/// Closes connections, then logs. The flag is true when every log was closed cleanly.
+async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
+    crate::connection::close_all(shard).await;
+    let mut clean = true;
+    let mut closed = Vec::new();
+    for partition in shard.partitions() {
+        partition.fire_waiters();
+        if let Err(error) = partition.log.close().await {
+            tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
+                "the log did not close cleanly; it will be recovered at the next start");
+            clean = false;
+        }
+        closed.push(marks_of(&partition));
+    }
+    (closed, clean)
+}
+
+fn stats(shard: &Shard) -> ShardStats {
+    let mut stats = shard.stats.snapshot(usize::from(shard.id().0));
+    stats.partitions = shard.partitions.borrow().len() as u64;
+    crate::stats::add_runtime(&mut stats, &shard.rt.counters());
+    crate::stats::add_storage(&mut stats, &shard.storage);
+    stats
+}

@@ -1,0 +1,327 @@
+//! Counters of one shard. The shard adds to plain cells; a scrape gets a copy by message, so that
+//! nothing on the hot path is shared between cores.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+/// Largest latency kept, in microseconds (one minute); longer ones count as this.
+const LATENCY_US_MAX: u64 = 60_000_000;
+
+/// How the bytes of a fetch reached the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchPath {
+    /// Slices of the buffers that were written.
+    Tail,
+    /// sendfile of sealed files from the page cache.
+    Sendfile,
+    /// Direct reads on the ring.
+    Ring,
+}
+
+/// Live counters, owned by their shard.
+#[derive(Debug)]
+pub struct Stats {
+    /// Requests answered, by API key.
+    pub requests: RefCell<BTreeMap<i16, u64>>,
+    /// Errors answered, by API key and Kafka error code.
+    pub errors: RefCell<BTreeMap<(i16, i16), u64>>,
+    /// Record bytes produced, as stored.
+    pub produce_bytes: Cell<u64>,
+    /// Records produced.
+    pub produce_records: Cell<u64>,
+    /// Batches produced.
+    pub produce_batches: Cell<u64>,
+    /// Record bytes sent to consumers, by path: tail, sendfile, ring.
+    pub fetch_bytes: [Cell<u64>; 3],
+    /// Connections open now.
+    pub connections: Cell<u64>,
+    /// Connections accepted.
+    pub connections_accepted: Cell<u64>,
+    /// Connections closed because what they sent was not acceptable.
+    pub connections_refused: Cell<u64>,
+    /// Produce latency from the frame's last byte to its answer, in µs.
+    pub produce_latency_us: RefCell<Histogram<u64>>,
+    /// Fetch latency from the frame's last byte to the answer's first, waiting included, in µs.
+    pub fetch_latency_us: RefCell<Histogram<u64>>,
+}
+
+impl Stats {
+    /// All zero.
+    pub fn new() -> Stats {
+        let histogram = || {
+            Histogram::new_with_bounds(1, LATENCY_US_MAX, 2)
+                .expect("bounds and digits are constants in range")
+        };
+        Stats {
+            requests: RefCell::default(),
+            errors: RefCell::default(),
+            produce_bytes: Cell::new(0),
+            produce_records: Cell::new(0),
+            produce_batches: Cell::new(0),
+            fetch_bytes: Default::default(),
+            connections: Cell::new(0),
+            connections_accepted: Cell::new(0),
+            connections_refused: Cell::new(0),
+            produce_latency_us: RefCell::new(histogram()),
+            fetch_latency_us: RefCell::new(histogram()),
+        }
+    }
+
+    /// One request of an API was answered.
+    pub fn count_request(&self, api_key: i16) {
+        *self.requests.borrow_mut().entry(api_key).or_default() += 1;
+    }
+
+    /// An answer of an API carried this error code (0 is not counted).
+    pub fn count_error(&self, api_key: i16, error_code: i16) {
+        if error_code != 0 {
+            *self
+                .errors
+                .borrow_mut()
+                .entry((api_key, error_code))
+                .or_default() += 1;
+        }
+    }
+
+    /// Record bytes left for a consumer.
+    pub fn count_fetch_bytes(&self, path: FetchPath, bytes: usize) {
+        add(&self.fetch_bytes[path as usize], bytes as u64);
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Stats {
+        Stats::new()
+    }
+}
+
+/// Adds to a counter.
+pub fn add(cell: &Cell<u64>, amount: u64) {
+    cell.set(cell.get().wrapping_add(amount));
+}
+
+/// Quantiles of a latency, in µs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LatencySummary {
+    /// Values recorded.
+    pub count: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 99th percentile.
+    pub p99_us: u64,
+    /// 99.9th percentile.
+    pub p999_us: u64,
+    /// Largest.
+    pub max_us: u64,
+}
+
+impl LatencySummary {
+    /// Summary of a histogram.
+    pub fn of(histogram: &Histogram<u64>) -> LatencySummary {
+        LatencySummary {
+            count: histogram.len(),
+            p50_us: histogram.value_at_quantile(0.5),
+            p99_us: histogram.value_at_quantile(0.99),
+            p999_us: histogram.value_at_quantile(0.999),
+            max_us: histogram.max(),
+        }
+    }
+}
+
+/// Copy of one shard's counters.
+#[derive(Debug, Clone, Default)]
+pub struct ShardStats {
+    /// Shard number.
+    pub shard: usize,
+    /// Requests by API key.
+    pub requests: BTreeMap<i16, u64>,
+    /// Errors by API key and code.
+    pub errors: BTreeMap<(i16, i16), u64>,
+    /// Record bytes produced.
+    pub produce_bytes: u64,
+    /// Records produced.
+    pub produce_records: u64,
+    /// Batches produced.
+    pub produce_batches: u64,
+    /// Fetch bytes: tail, sendfile, ring.
+    pub fetch_bytes: [u64; 3],
+    /// Open connections.
+    pub connections: u64,
+    /// Accepted connections.
+    pub connections_accepted: u64,
+    /// Refused connections.
+    pub connections_refused: u64,
+    /// Produce latency.
+    pub produce_latency: LatencySummary,
+    /// Fetch latency.
+    pub fetch_latency: LatencySummary,
+    /// Partitions this shard owns.
+    pub partitions: u64,
+    /// Counters of other rooms (runtime, storage): (name, help, value).
+    pub others: Vec<(&'static str, &'static str, u64)>,
+    /// Gauges of other rooms.
+    pub gauges: Vec<(&'static str, &'static str, i64)>,
+    /// Flush latency.
+    pub flush_latency: LatencySummary,
+}
+
+impl Stats {
+    /// Copies the counters this room keeps; the caller adds those of other rooms.
+    pub fn snapshot(&self, shard: usize) -> ShardStats {
+        ShardStats {
+            shard,
+            requests: self.requests.borrow().clone(),
+            errors: self.errors.borrow().clone(),
+            produce_bytes: self.produce_bytes.get(),
+            produce_records: self.produce_records.get(),
+            produce_batches: self.produce_batches.get(),
+            fetch_bytes: [
+                self.fetch_bytes[0].get(),
+                self.fetch_bytes[1].get(),
+                self.fetch_bytes[2].get(),
+            ],
+            connections: self.connections.get(),
+            connections_accepted: self.connections_accepted.get(),
+            connections_refused: self.connections_refused.get(),
+            produce_latency: LatencySummary::of(&self.produce_latency_us.borrow()),
+            fetch_latency: LatencySummary::of(&self.fetch_latency_us.borrow()),
+            ..ShardStats::default()
+        }
+    }
+}
+
+/// Adds the runtime's counters to a copy.
+pub fn add_runtime(stats: &mut ShardStats, runtime: &corelog_runtime::RtCounters) {
+    stats.others.extend([
+        (
+            "corelog_shard_stalls",
+            "Turns of the shard over 5 ms.",
+            runtime.stalls,
+        ),
+        (
+            "corelog_shard_turns",
+            "Turns of the shard's loop.",
+            runtime.turns,
+        ),
+        (
+            "corelog_shard_task_polls",
+            "Tasks polled.",
+            runtime.tasks_polled,
+        ),
+        (
+            "corelog_shard_task_panics",
+            "Tasks that panicked.",
+            runtime.task_panics,
+        ),
+        (
+            "corelog_ring_operations",
+            "Operations submitted to the ring.",
+            runtime.driver.submitted,
+        ),
+        (
+            "corelog_ring_enters",
+            "io_uring_enter calls.",
+            runtime.driver.enters,
+        ),
+        (
+            "corelog_ring_cq_overflows",
+            "Completion queue overflows.",
+            runtime.driver.cq_overflows,
+        ),
+        (
+            "corelog_ring_io_wq_punts",
+            "Operations that ran on a kernel worker.",
+            runtime.driver.io_wq_punts,
+        ),
+        (
+            "corelog_sendfile_calls",
+            "sendfile calls.",
+            runtime.driver.sendfile_calls,
+        ),
+    ]);
+    stats.gauges.push((
+        "corelog_shard_tasks",
+        "Tasks alive.",
+        runtime.live_tasks as i64,
+    ));
+}
+
+/// Adds the storage's counters to a copy.
+pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::ShardStorage) {
+    let counters = storage.counters();
+    stats.others.extend([
+        (
+            "corelog_flushes",
+            "fdatasync calls and durable writes of logs.",
+            counters.flushes + counters.durable_writes,
+        ),
+        (
+            "corelog_device_writes",
+            "Writes of logs handed to the kernel.",
+            counters.device_writes,
+        ),
+        (
+            "corelog_device_write_bytes",
+            "Their bytes, padding and rewritten blocks included.",
+            counters.device_write_bytes,
+        ),
+        (
+            "corelog_prepared_zero_bytes",
+            "Zeros written ahead of appends.",
+            counters.zeroed_bytes,
+        ),
+        (
+            "corelog_duplicate_batches",
+            "Batches that were in the log already.",
+            counters.duplicates,
+        ),
+        (
+            "corelog_tail_hits",
+            "Read plans made from memory.",
+            counters.tail_hits,
+        ),
+        (
+            "corelog_tail_misses",
+            "Read plans that looked at the disk.",
+            counters.tail_misses,
+        ),
+        ("corelog_segment_rolls", "Segments sealed.", counters.rolls),
+        ("corelog_log_cuts", "Logs cut at an offset.", counters.cuts),
+        (
+            "corelog_log_failures",
+            "Logs that failed and take no appends.",
+            counters.failures,
+        ),
+        (
+            "corelog_appends_refused_no_space",
+            "Preparations refused by a full file system.",
+            counters.no_space,
+        ),
+    ]);
+    stats.flush_latency = flush_summary(&counters.flush_latency);
+}
+
+/// Quantiles of a histogram whose bucket `i` counts values below `2^i` µs: upper bounds.
+fn flush_summary(buckets: &[u64]) -> LatencySummary {
+    let count: u64 = buckets.iter().sum();
+    let quantile = |per_mille: u64| {
+        let wanted = (count * per_mille).div_ceil(1000);
+        let mut seen = 0;
+        for (at, bucket) in buckets.iter().enumerate() {
+            seen += bucket;
+            if seen >= wanted && count > 0 {
+                return 1u64 << at;
+            }
+        }
+        0
+    };
+    LatencySummary {
+        count,
+        p50_us: quantile(500),
+        p99_us: quantile(990),
+        p999_us: quantile(999),
+        max_us: quantile(1000),
+    }
+}
