@@ -8,6 +8,7 @@ use corelog_runtime::File;
 
 use super::{CUTS_KEPT, Log, LogError, LogInner};
 use crate::index::IndexBuilder;
+use crate::log::api::is_no_space;
 use crate::log::files::{SNAPSHOT_BYTES_MAX, unlink_if_there};
 use crate::log::open::{feed, read_if_there, read_partial_block};
 use crate::log::roll::segment_options;
@@ -51,15 +52,23 @@ impl LogInner {
         self.wait_sealed().await?;
         let active = self.state.borrow().active();
         self.settle(&active).await?;
-        self.wait_no_flush(&active).await?;
+        // No flush begins from here on, and one that ends moves no mark.
+        self.state.borrow_mut().cutting = true;
+        if let Err(error) = self.wait_no_flush(&active).await {
+            self.state.borrow_mut().cutting = false;
+            return Err(error);
+        }
         let _small_files = self.small_files.lock().await;
         let offset = offset.max(self.state.borrow().marks.log_start);
-        if offset >= self.state.borrow().marks.log_end {
-            return Ok(());
-        }
-        let result = self.cut_settled(&active, offset).await;
-        // Half a cut is no state to go on from.
-        result.map_err(|error| self.fail("cut", error))
+        let log_end = self.state.borrow().marks.log_end;
+        let result = if offset >= log_end {
+            Ok(())
+        } else {
+            self.cut_settled(&active, offset).await
+        };
+        self.state.borrow_mut().cutting = false;
+        self.advance();
+        result
     }
 
     async fn wait_no_flush(&self, active: &Rc<OpenSegment>) -> Result<(), LogError> {
@@ -73,23 +82,51 @@ impl LogInner {
         }
     }
 
-    async fn cut_settled(self: &Rc<Self>, active: &Rc<OpenSegment>, offset: i64) -> io::Result<()> {
-        let point = self.find_cut(active, offset).await?;
+    async fn cut_settled(
+        self: &Rc<Self>,
+        active: &Rc<OpenSegment>,
+        offset: i64,
+    ) -> Result<(), LogError> {
+        // Up to here nothing of the log changes: a full disk refuses the cut and the log lives on.
+        let point = match self.find_cut(active, offset).await {
+            Ok(point) => point,
+            Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
+            Err(error) => return Err(self.fail("cut", error)),
+        };
         let end = point.offset;
+        match self.lower_checkpoints(end).await {
+            Ok(()) => {}
+            Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
+            Err(error) => return Err(self.fail("cut", error)),
+        }
         self.shard.count(|c| {
             c.cuts += 1;
             c.cuts_inside_batch += u64::from(end < offset);
         });
-        let marks = self.state.borrow().marks.get();
-        if (marks.recovery_point > end || marks.high_watermark > end)
-            && let Some(sink) = self.shard.sink()
-        {
-            let (recovery_point, high_watermark) =
-                (marks.recovery_point.min(end), marks.high_watermark.min(end));
-            sink.lower(&self.topic, self.partition, recovery_point, high_watermark)
-                .await?;
-        }
         self.lower_marks(end);
+        // Half a cut is no state to go on from.
+        self.cut_files(point)
+            .await
+            .map_err(|error| self.fail("cut", error))
+    }
+
+    async fn lower_checkpoints(&self, end: i64) -> io::Result<()> {
+        let marks = self.state.borrow().marks.get();
+        let Some(sink) = self
+            .shard
+            .sink()
+            .filter(|_| marks.recovery_point > end || marks.high_watermark > end)
+        else {
+            return Ok(());
+        };
+        let (recovery_point, high_watermark) =
+            (marks.recovery_point.min(end), marks.high_watermark.min(end));
+        sink.lower(&self.topic, self.partition, recovery_point, high_watermark)
+            .await
+    }
+
+    async fn cut_files(self: &Rc<Self>, point: CutPoint) -> io::Result<()> {
+        let end = point.offset;
         self.drop_later_files(point.base, end).await?;
         point.file.ftruncate(point.position).await?;
         point.file.fdatasync().await?;
@@ -213,6 +250,7 @@ impl LogInner {
 
     /// The cut segment takes the appends.
     async fn become_active(self: &Rc<Self>, point: CutPoint) -> io::Result<()> {
+        let flushed_end = point.offset;
         let partial = read_partial_block(&self.rt, &point.file, point.position).await?;
         let path = segment_path(&self.dir.borrow(), point.base, LOG);
         let shared = SegmentFile::new(point.base, path, false, point.file.handle().clone());
@@ -248,6 +286,8 @@ impl LogInner {
             file.next_generation();
             self.shard.forget_open(&file);
         }
+        self.written_waiters.wake(flushed_end);
+        self.flushed_waiters.wake(flushed_end);
         self.call_progress();
         Ok(())
     }

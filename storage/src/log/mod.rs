@@ -124,6 +124,8 @@ pub(crate) struct State {
     pub open: VecDeque<Rc<OpenSegment>>,
     pub next_file: NextFile,
     pub rolling: bool,
+    /// A cut is under way: no mark moves but by it.
+    pub cutting: bool,
     pub epochs: LeaderEpochs,
     pub epochs_changed: bool,
     pub producers: ProducerState,

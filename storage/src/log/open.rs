@@ -405,6 +405,7 @@ fn assemble(rt: &Rt, shard: &Rc<ShardStorage>, params: &LogParams, parts: Parts)
         open: VecDeque::from([parts.active]),
         next_file: NextFile::None,
         rolling: false,
+        cutting: false,
         epochs: parts.epochs,
         epochs_changed: false,
         producers: parts.producers,

@@ -127,7 +127,7 @@ impl LogInner {
     pub fn advance(self: &Rc<Self>) {
         let (written_end, flushed_end, moved) = {
             let mut state = self.state.borrow_mut();
-            if state.failed.is_some() {
+            if state.failed.is_some() || state.cutting {
                 return;
             }
             let written_end = state.ends(|s| s.entered.get(), |s| s.written_offset());
@@ -170,7 +170,7 @@ impl LogInner {
     pub fn pump_flush(self: &Rc<Self>) {
         let segment = {
             let mut state = self.state.borrow_mut();
-            if state.flush_in_flight || state.failed.is_some() {
+            if state.flush_in_flight || state.failed.is_some() || state.cutting {
                 return;
             }
             let submitted = state.flush_submitted;

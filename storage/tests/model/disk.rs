@@ -1,0 +1,88 @@
+//! The little of a log directory that one partition needs: recovery point file and clean marker.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use corelog_runtime::Rt;
+use corelog_runtime::sync::FifoMutex;
+use corelog_storage::checkpoint_files::{OffsetMap, decode_offsets, encode_offsets};
+use corelog_storage::shard::CheckpointSink;
+
+pub const ROOT: &str = "/data";
+pub const TOPIC: &str = "t";
+const POINTS: &str = "/data/recovery-point-offset-checkpoint";
+const MARKER: &str = "/data/.kafka_cleanshutdown";
+
+/// Writes recovery points one after the other.
+pub struct Disk {
+    rt: Rt,
+    turn: FifoMutex,
+    pub point: Cell<i64>,
+}
+
+impl Disk {
+    /// Reads the recovery point and takes the clean marker away. True when it was there.
+    pub async fn open(rt: &Rt) -> io::Result<(Rc<Disk>, bool)> {
+        rt.mkdir_all(ROOT).await?;
+        rt.sync_dir("/").await?;
+        let point = match rt.read_whole(POINTS, 1 << 20).await {
+            Ok(bytes) => {
+                let map =
+                    decode_offsets(POINTS, &bytes).map_err(|e| io::Error::other(e.to_string()))?;
+                map.get(&(TOPIC.to_owned(), 0)).copied().unwrap_or(0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let clean = match rt.stat(MARKER).await {
+            Ok(_) => {
+                rt.unlink(MARKER).await?;
+                rt.sync_dir(ROOT).await?;
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        Ok((
+            Rc::new(Disk {
+                rt: rt.clone(),
+                turn: FifoMutex::new(),
+                point: Cell::new(point),
+            }),
+            clean,
+        ))
+    }
+
+    /// Writes the recovery point that `now` gives when the write's turn has come.
+    pub async fn write_point(&self, now: impl FnOnce() -> i64) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
+        let point = now();
+        let mut map = OffsetMap::new();
+        map.insert((TOPIC.to_owned(), 0), point);
+        self.rt.write_atomic(POINTS, encode_offsets(&map)).await?;
+        self.point.set(point);
+        Ok(())
+    }
+
+    pub async fn write_marker(&self) -> io::Result<()> {
+        self.rt.write_atomic(MARKER, b"{}".to_vec()).await
+    }
+}
+
+impl CheckpointSink for Disk {
+    fn lower<'a>(
+        &'a self,
+        _topic: &'a str,
+        _partition: i32,
+        recovery_point: i64,
+        _high_watermark: i64,
+    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>> {
+        Box::pin(async move {
+            let lower = self.point.get().min(recovery_point);
+            self.write_point(|| lower).await
+        })
+    }
+}
