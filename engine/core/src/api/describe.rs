@@ -35,7 +35,7 @@ pub fn describe_cluster(
     let refuse = |code: ErrorCode, message: &str| {
         DescribeClusterResponseData::default()
             .with_error_code(code.code())
-            .with_error_message(Some(crate::client_message(&message)))
+            .with_error_message(Some(crate::client_message(message)))
             .with_endpoint_type(wanted)
     };
     match wanted {
