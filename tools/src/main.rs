@@ -1,2 +1,84 @@
-//! main
-fn main() {}
+//! `corelog`: the command line for topics, configuration and records.
+//!
+//! It speaks to any Kafka-compatible broker through [`corelog_net::client`] and must never know how a broker works
+//! inside. Start reading at [`Command`]; each command is a file.
+
+mod cluster;
+mod configs;
+mod consume;
+mod produce;
+mod topics;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use corelog_runtime::uring::UringDriver;
+use corelog_runtime::{BufferPool, Rt, ShardId, check_environment};
+use std::process::ExitCode;
+
+/// Buffers that one connection at a time needs; more is allocated and given back.
+const POOL_BYTES: usize = 8 << 20;
+const RING_ENTRIES: u32 = 64;
+
+/// Topics, configuration and records of a Kafka-compatible broker.
+#[derive(Parser)]
+#[command(name = "corelog", version)]
+struct Args {
+    /// Any broker of the cluster.
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092"
+    )]
+    bootstrap_server: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists, creates, describes, changes and deletes topics.
+    #[command(subcommand)]
+    Topic(topics::Command),
+    /// Reads and changes the configuration of topics and brokers.
+    #[command(subcommand)]
+    Config(configs::Command),
+    /// Sends the lines of a file or of standard input, one record each.
+    Produce(produce::Options),
+    /// Prints records, one line each.
+    Consume(consume::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("corelog: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn run(args: Args) -> Result<()> {
+    check_environment()?;
+    let driver = UringDriver::new(RING_ENTRIES).context("cannot make an io_uring")?;
+    let rt = Rt::new(ShardId(0), Box::new(driver), BufferPool::new(POOL_BYTES));
+    let done = rt.block_on(async {
+        let cluster = cluster::Cluster::connect(&rt, &args.bootstrap_server).await?;
+        match args.command {
+            Command::Topic(command) => topics::run(&cluster, command).await,
+            Command::Config(command) => configs::run(&cluster, command).await,
+            Command::Produce(options) => produce::run(&cluster, options).await,
+            Command::Consume(options) => consume::run(&cluster, options).await,
+        }
+    });
+    rt.close();
+    done
+}

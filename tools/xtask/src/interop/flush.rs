@@ -11,7 +11,7 @@ use std::time::Duration;
 const TOPIC: &str = "flushed";
 const RECORDS: u64 = 10_000;
 const PRODUCERS: u64 = 64;
-const DISK_BYTES: u64 = 2 << 30;
+const DISK_BYTES: u64 = 4 << 30;
 const LIMIT: Duration = Duration::from_secs(300);
 const IDLE_MS: u64 = 2_000;
 

@@ -117,7 +117,14 @@ impl Broker {
             spec.port
         };
         let properties = spec.data.with_extension("properties");
-        std::fs::write(&properties, kafka_properties(spec, port)?)?;
+        let name = spec
+            .data
+            .file_name()
+            .unwrap_or_default()
+            .display()
+            .to_string();
+        let metadata = setting.scratch.join(format!("kafka-metadata-{name}"));
+        std::fs::write(&properties, kafka_properties(spec, port, &metadata)?)?;
         if !spec.data.join("meta.properties").exists() {
             let mut format = setting.clients.kafka("kafka-storage");
             format
@@ -264,7 +271,7 @@ fn collect(stream: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<Str
     });
 }
 
-fn kafka_properties(spec: &Spec, port: u16) -> Result<String> {
+fn kafka_properties(spec: &Spec, port: u16, metadata: &Path) -> Result<String> {
     let controller = free_port()?;
     let own = spec
         .overrides
@@ -280,6 +287,8 @@ fn kafka_properties(spec: &Spec, port: u16) -> Result<String> {
         "controller.listener.names=CONTROLLER".to_owned(),
         "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned(),
         format!("log.dirs={}", spec.data.display()),
+        // Its own log is flushed all the time; the suites look at the flushes of records.
+        format!("metadata.log.dir={}", metadata.display()),
         "offsets.topic.replication.factor=1".to_owned(),
         // Without it Kafka ignores flush.ms.
         "log.flush.scheduler.interval.ms=10".to_owned(),
