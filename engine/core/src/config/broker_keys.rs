@@ -36,13 +36,13 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Largest answer to one Fetch."),
     int("max.connection.creation.rate", INT_MAX).min(0).cluster_wide()
         .doc("Connections accepted per second."),
-    int("max.connections", INT_MAX).min(0).cluster_wide().used()
+    int("max.connections", INT_MAX).min(0).cluster_wide()
         .doc("Connections open at once."),
     int("max.connections.per.ip", INT_MAX).min(0).cluster_wide()
         .doc("Connections open at once from one address."),
     string("max.connections.per.ip.overrides", "").cluster_wide()
         .doc("Other limits for single addresses, as host:limit."),
-    int("max.incremental.fetch.session.cache.slots", "1000").min(0).used()
+    int("max.incremental.fetch.session.cache.slots", "1000").min(0)
         .doc("Fetch sessions kept."),
     int("max.request.partition.size.limit", "2000").min(1).used()
         .doc("Most partitions in one answer of DescribeTopicPartitions."),
@@ -58,11 +58,11 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("How long the broker waits for another broker's answer."),
     int("socket.listen.backlog.size", "50").min(1).used()
         .doc("Connections the kernel queues before they are accepted."),
-    int("socket.receive.buffer.bytes", "102400").bytes().min(-1).used()
+    int("socket.receive.buffer.bytes", "102400").bytes().min(-1)
         .doc("SO_RCVBUF of connections; -1 leaves it to the kernel."),
     int("socket.request.max.bytes", "104857600").bytes().min(1).used()
         .doc("Largest request."),
-    int("socket.send.buffer.bytes", "102400").bytes().min(-1).used()
+    int("socket.send.buffer.bytes", "102400").bytes().min(-1)
         .doc("SO_SNDBUF of connections; -1 leaves it to the kernel."),
 
     // Topics.
@@ -98,7 +98,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("How often recovery points are written."),
     long("log.flush.scheduler.interval.ms", LONG_MAX).ms().min(1).used()
         .doc("Default of log.flush.interval.ms; flush.ms acts here without it."),
-    int("log.flush.start.offset.checkpoint.interval.ms", "60000").ms().min(0).used()
+    int("log.flush.start.offset.checkpoint.interval.ms", "60000").ms().min(0)
         .doc("How often log start offsets are written."),
     long("log.initial.task.delay.ms", "30000").ms().min(0)
         .doc("How long after the start Kafka's log tasks begin."),

@@ -11,6 +11,12 @@ use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::create_topics_request::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
 };
+use kacrab_protocol::generated::delete_topics_request::{
+    DeleteTopicState, DeleteTopicsRequestData,
+};
+use kacrab_protocol::generated::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequestData,
+};
 
 /// An id that is easy to recognize.
 pub fn id(number: u64) -> Uuid {
@@ -95,4 +101,32 @@ pub fn with_topics(image: &Image, topics: Vec<CreatableTopic>) -> Image {
         assert_eq!(topic.error_code, 0, "{topic:?}");
     }
     apply(image, &records)
+}
+
+pub fn by_names(names: &[&str]) -> DeleteTopicsRequestData {
+    DeleteTopicsRequestData::default().with_topic_names(names.iter().map(|n| text(n)).collect())
+}
+
+pub fn state(name: Option<&str>, topic: u64) -> DeleteTopicState {
+    DeleteTopicState::default()
+        .with_name(name.map(text))
+        .with_topic_id(id(topic))
+}
+
+pub fn alter(
+    resource_type: i8,
+    name: &str,
+    changes: &[(&str, i8, Option<&str>)],
+) -> IncrementalAlterConfigsRequestData {
+    let configs = changes.iter().map(|(key, op, value)| {
+        AlterableConfig::default()
+            .with_name(text(key))
+            .with_config_operation(*op)
+            .with_value(value.map(text))
+    });
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(resource_type)
+        .with_resource_name(text(name))
+        .with_configs(configs.collect());
+    IncrementalAlterConfigsRequestData::default().with_resources(vec![resource])
 }
