@@ -12,10 +12,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use corelog_net::fetch::Part;
-use corelog_runtime::File;
-use corelog_runtime::driver::{Cached, FileHandle, SocketHandle};
-use corelog_storage::cold::read_range;
-use corelog_storage::log::ReadError;
+use corelog_runtime::driver::SocketHandle;
+use corelog_storage::cold::{read_range, warm_range};
+use corelog_storage::log::{FileRange, ReadError};
 
 use super::fetch::RangeRef;
 use crate::shard::Shard;
@@ -98,16 +97,17 @@ async fn send_range(
     range: &RangeRef,
     len: usize,
 ) -> Result<(), SendError> {
-    let mut at = 0;
+    let mut at = range.range.position;
+    let end = at + len as u64;
     // Once a sealed range has left the tail cache, the rest of it is not asked for again.
     let mut in_tail = true;
-    while at < len {
+    while at < end {
         if pending.bytes >= CHUNK_BYTES {
             pending.send(true).await?;
         }
-        let max = (len - at).min(CHUNK_BYTES);
+        let max = ((end - at) as usize).min(CHUNK_BYTES);
         let slices = if in_tail {
-            lookup_tail(shard, range, at as u64, max).await
+            lookup_tail(shard, range, at, max).await
         } else {
             None
         };
@@ -115,17 +115,22 @@ async fn send_range(
             let got: usize = slices.iter().map(Bytes::len).sum();
             shard.stats.count_fetch_bytes(FetchPath::Tail, got);
             slices.into_iter().for_each(|slice| pending.push(slice));
-            at += got;
+            at += got as u64;
         } else if range.range.segment.sealed() {
             in_tail = false;
             pending.send(true).await?;
-            send_sealed(shard, pending.socket, range, at, max).await?;
-            at += max;
+            send_sealed(shard, pending.socket, &range.range, at, max).await?;
+            at += max as u64;
         } else {
-            let bytes = read_range(&shard.rt, &shard.storage, &range.range, at as u64, max).await;
+            let bytes = read_range(&shard.rt, &shard.storage, &range.range, at, max).await;
             let bytes = bytes.map_err(SendError::Promised)?;
+            if bytes.is_empty() {
+                return Err(SendError::Promised(ReadError::Corrupt(
+                    "an empty read inside a range".into(),
+                )));
+            }
             shard.stats.count_fetch_bytes(FetchPath::Ring, bytes.len());
-            at += bytes.len();
+            at += bytes.len() as u64;
             pending.push(bytes);
         }
     }
@@ -157,37 +162,27 @@ async fn lookup_tail(
     found.filter(|slices| slices.iter().any(|slice| !slice.is_empty()))
 }
 
-/// sendfile of part of a sealed file: pages that are not cached are brought in on the ring first,
-/// so that sendfile never waits for the disk.
+/// sendfile of part of a sealed file, from file position `at` on: pages that are not cached are
+/// brought in on the ring first, so that sendfile never waits for the disk.
 async fn send_sealed(
     shard: &Rc<Shard>,
     socket: &SocketHandle,
-    range: &RangeRef,
-    at: usize,
+    range: &FileRange,
+    at: u64,
     len: usize,
 ) -> Result<(), SendError> {
-    let segment = &range.range.segment;
-    let promised = |error: io::Error| SendError::Promised(ReadError::Io(error.to_string().into()));
-    let file = segment.buffered(&shard.rt).await.map_err(promised)?;
-    let mut position = range.range.position + at as u64;
-    let end = position + len as u64;
-    while position < end {
-        if segment.generation() != range.range.generation {
-            return Err(SendError::Promised(ReadError::Stale));
+    let end = at + len as u64;
+    let mut at = at;
+    while at < end {
+        let left = (end - at) as usize;
+        let warm = warm_range(&shard.rt, &shard.storage, range, at, left).await;
+        let Some((file, ready)) = warm.map_err(SendError::Promised)? else {
+            return Err(SendError::Promised(ReadError::Stale)); // a sealed file does not become active again
+        };
+        if ready == 0 {
+            continue;
         }
-        let left = (end - position) as usize;
-        match shard
-            .rt
-            .is_cached(&file, position, left)
-            .map_err(promised)?
-        {
-            Cached::All => {}
-            Cached::MissingAt(missing) => {
-                read_page(shard, &file, missing).await?;
-                continue;
-            }
-        }
-        match shard.rt.send_file(socket, &file, position, left) {
+        match shard.rt.send_file(socket, &file, at, ready) {
             Ok(0) => {
                 return Err(SendError::Promised(ReadError::Corrupt(
                     "the file ends early".into(),
@@ -195,7 +190,7 @@ async fn send_sealed(
             }
             Ok(sent) => {
                 shard.stats.count_fetch_bytes(FetchPath::Sendfile, sent);
-                position += sent as u64;
+                at += sent as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 shard
@@ -209,18 +204,4 @@ async fn send_sealed(
         shard.rt.yield_if_needed().await;
     }
     Ok(())
-}
-
-/// Brings the page at `position` into the page cache, with the kernel's read-ahead after it.
-async fn read_page(shard: &Rc<Shard>, file: &FileHandle, position: u64) -> Result<(), SendError> {
-    let buf = shard.rt.pool().get(1);
-    let file = File::from_handle(&shard.rt, file.clone());
-    let (result, _) = file.read_at(buf, position, 1).await;
-    match result {
-        Ok(1) => Ok(()),
-        Ok(_) => Err(SendError::Promised(ReadError::Corrupt(
-            "the file ends early".into(),
-        ))),
-        Err(error) => Err(SendError::Promised(ReadError::Io(error.to_string().into()))),
-    }
 }

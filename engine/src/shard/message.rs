@@ -167,7 +167,7 @@ pub enum Request {
         key: PartitionKey,
         /// A range of an earlier read plan.
         range: FileRange,
-        /// First byte wanted, within the range.
+        /// First byte wanted, as a position in the file.
         at: u64,
         /// At most this many bytes.
         max: usize,
