@@ -75,7 +75,7 @@ impl LogInner {
         loop {
             let progress = active.progress.notified();
             self.check()?;
-            if !self.state.borrow().flush_in_flight {
+            if self.state.borrow().flushes_in_flight == 0 {
                 return Ok(());
             }
             progress.await;
@@ -208,6 +208,7 @@ impl LogInner {
                 state.flush_ends.pop_back();
             }
             state.flush_submitted = state.flush_submitted.min(end);
+            state.flush_urgent_end = state.flush_urgent_end.min(end);
             state.idle_end = state.idle_end.min(end);
             state.cut_generation += 1;
             let generation = state.cut_generation;

@@ -115,7 +115,9 @@ pub(crate) struct State {
     pub flush_ends: VecDeque<i64>,
     /// A flush or durable write that covers everything below is on its way.
     pub flush_submitted: i64,
-    pub flush_in_flight: bool,
+    pub flushes_in_flight: u32,
+    /// The timer of `flush.ms` wants all below flushed.
+    pub flush_urgent_end: i64,
     /// Timer tasks of an older generation end themselves.
     pub timer_generation: u64,
     pub timer_armed: bool,

@@ -166,14 +166,23 @@ impl LogInner {
     }
 
     /// Submits one fdatasync when the first flush wanted is written and none is on its way for it.
-    /// Waiters that come later are covered as far as their bytes are written by now.
+    /// Waiters that come later are covered as far as their bytes are written by now. A timer that
+    /// ran out does not wait for a flush under way that began before its appends were written.
     pub fn pump_flush(self: &Rc<Self>) {
         let segment = {
             let mut state = self.state.borrow_mut();
-            if state.flush_in_flight || state.failed.is_some() || state.cutting {
+            if state.failed.is_some() || state.cutting {
                 return;
             }
             let submitted = state.flush_submitted;
+            let flights_max = if state.flush_urgent_end > submitted {
+                2
+            } else {
+                1
+            };
+            if state.flushes_in_flight >= flights_max {
+                return;
+            }
             let next = state.flush_ends.partition_point(|&end| end <= submitted);
             let Some(&end) = state.flush_ends.get(next) else {
                 return;
@@ -184,7 +193,7 @@ impl LogInner {
             {
                 return;
             }
-            state.flush_in_flight = true;
+            state.flushes_in_flight += 1;
             state.flush.on_flush_submitted();
             state.flush_submitted = state.marks.written_end;
             segment
@@ -192,7 +201,7 @@ impl LogInner {
         let log = self.clone();
         self.background("log flush", async move {
             let result = log.flush_segment(&segment).await;
-            log.state.borrow_mut().flush_in_flight = false;
+            log.state.borrow_mut().flushes_in_flight -= 1;
             segment.progress.notify_all();
             match result {
                 Ok(()) => log.advance(),
@@ -277,6 +286,7 @@ impl LogInner {
                     (wanted, next_ms)
                 };
                 if let Some(end) = wanted {
+                    log.state.borrow_mut().flush_urgent_end = end;
                     log.want_flush(end);
                 }
                 let Some(next_ms) = next_ms else { return };

@@ -220,7 +220,7 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
     };
     let log_config = log_config(spec, &mut chance);
     // A flush that waits for a seal: writes, ftruncate, fdatasync, fsync of the directory, each slow.
-    let flush_ns_max = 6 * (SLOW_NS.1 + 2_000_000);
+    let flush_ns_max = 3 * (SLOW_NS.1 + 2_000_000);
     let cell = Rc::new(RefCell::new(Shared {
         oracle: Oracle {
             flush_ns_max,

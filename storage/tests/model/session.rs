@@ -14,7 +14,9 @@ use corelog_runtime::sim::SimWorld;
 use corelog_storage::cold::read_range;
 use corelog_storage::config::LogConfig;
 use corelog_storage::flush_policy::FlushPolicy;
-use corelog_storage::log::{AppendError, Log, LogParams, RecoveryReport, ValidatedBatch};
+use corelog_storage::log::{
+    Admission, AppendError, Appended, Log, LogParams, RecoveryReport, ValidatedBatch,
+};
 use corelog_storage::log_dir::StartKind;
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
@@ -288,53 +290,16 @@ impl Session {
             }
             let task = async move {
                 let result = append(&log, place, bytes.clone()).await;
-                let mut shared = cell.borrow_mut();
-                shared.plan.appends_in_flight -= 1;
-                shared.plan.sequenced_in_flight -= u64::from(sequence.is_some());
-                let appended = match result {
-                    Ok(appended) => appended,
-                    Err(AppendError::NoSpace) if shared.full || shared.plan.has_faults => {
-                        shared.tally.no_space += 1;
-                        return;
-                    }
-                    Err(AppendError::DirOffline(_) | AppendError::Closed) => return,
-                    Err(error) => {
-                        shared.violation = Some(format!("append: {error}"));
-                        return;
-                    }
-                };
-                let end = shared.oracle.end();
-                if appended.base_offset != end || appended.duplicate {
-                    shared.violation =
-                        Some(format!("offsets are not dense: {appended:?} after {end}"));
-                    return;
-                }
-                let policy = shared.config.flush;
-                shared.tally.appends += 1;
-                shared.oracle.batches.push(Batch {
-                    base: appended.base_offset,
-                    next: appended.last_offset + 1,
-                    bytes: Batch::placed(&bytes, appended.base_offset, 3),
+                let placed = Placed {
+                    bytes,
                     timestamps,
-                    policy,
-                    requirement: appended.requirement,
-                    acked_at_ns: None,
                     sequence,
-                });
-                drop(shared);
-                if log.wait(&appended).await.is_err() {
+                };
+                let Some(appended) = placed.note(&mut cell.borrow_mut(), result) else {
                     return;
-                }
-                let now_ns = rt.now().0;
-                let mut shared = cell.borrow_mut();
-                let batch = shared
-                    .oracle
-                    .batches
-                    .iter_mut()
-                    .find(|b| b.base == appended.base_offset);
-                if let Some(batch) = batch {
-                    batch.acked_at_ns = Some(now_ns);
-                    shared.tally.acks += 1;
+                };
+                if log.wait(&appended).await.is_ok() {
+                    note_ack(&mut cell.borrow_mut(), appended.base_offset, rt.now().0);
                 }
             };
             self.rt.spawn("append", task).detach();
@@ -601,11 +566,60 @@ impl Session {
     }
 }
 
-async fn append(
-    log: &Log,
-    place: corelog_storage::log::Admission,
+/// A batch on its way into the log.
+struct Placed {
     bytes: Bytes,
-) -> Result<corelog_storage::log::Appended, AppendError> {
+    timestamps: Vec<i64>,
+    sequence: Option<i32>,
+}
+
+impl Placed {
+    /// Tells the model how an append went; `None` when nothing is to be waited for.
+    fn note(self, shared: &mut Shared, result: Result<Appended, AppendError>) -> Option<Appended> {
+        shared.plan.appends_in_flight -= 1;
+        shared.plan.sequenced_in_flight -= u64::from(self.sequence.is_some());
+        let appended = match result {
+            Ok(appended) => appended,
+            Err(AppendError::NoSpace) if shared.full || shared.plan.has_faults => {
+                shared.tally.no_space += 1;
+                return None;
+            }
+            Err(AppendError::DirOffline(_) | AppendError::Closed) => return None,
+            Err(error) => {
+                shared.violation = Some(format!("append: {error}"));
+                return None;
+            }
+        };
+        let end = shared.oracle.end();
+        if appended.base_offset != end || appended.duplicate {
+            shared.violation = Some(format!("offsets are not dense: {appended:?} after {end}"));
+            return None;
+        }
+        shared.tally.appends += 1;
+        let policy = shared.config.flush;
+        shared.oracle.batches.push(Batch {
+            base: appended.base_offset,
+            next: appended.last_offset + 1,
+            bytes: Batch::placed(&self.bytes, appended.base_offset, 3),
+            timestamps: self.timestamps,
+            policy,
+            requirement: appended.requirement,
+            acked_at_ns: None,
+            sequence: self.sequence,
+        });
+        Some(appended)
+    }
+}
+
+fn note_ack(shared: &mut Shared, base_offset: i64, now_ns: u64) {
+    let batches = &mut shared.oracle.batches;
+    if let Some(batch) = batches.iter_mut().find(|b| b.base == base_offset) {
+        batch.acked_at_ns = Some(now_ns);
+        shared.tally.acks += 1;
+    }
+}
+
+async fn append(log: &Log, place: Admission, bytes: Bytes) -> Result<Appended, AppendError> {
     let rules = Rules {
         now_ms: 0,
         compacted: false,
