@@ -177,7 +177,7 @@ impl LogInner {
         let _turn = self.gate.lock().await;
         let _maintenance = self.maintenance.lock().await;
         self.check()?;
-        self.wait_for_roll().await;
+        self.wait_file_makers().await;
         self.flush_all().await?;
         self.wait_sealed().await?;
         let active = self.state.borrow().active();
@@ -203,6 +203,8 @@ impl LogInner {
         }
         self.end_waits(i64::MIN);
         self.tail.clear();
+        // The callback may hold the log: let go of each other.
+        self.progress.take();
         Ok(end)
     }
 
@@ -211,7 +213,7 @@ impl LogInner {
         let _maintenance = self.maintenance.lock().await;
         self.state.borrow_mut().closed = true;
         self.end_waits(i64::MIN);
-        self.wait_for_roll().await;
+        self.wait_file_makers().await;
         // Writes and the preparer end first: they would find their files gone from under them.
         let open: Vec<_> = self.state.borrow().open.iter().cloned().collect();
         for segment in &open {
@@ -229,9 +231,26 @@ impl LogInner {
             state.next_file = NextFile::None;
         }
         self.tail.clear();
+        self.progress.take();
         self.delete_files()
             .await
             .map_err(|error| LogError::io("delete", &error))
+    }
+
+    /// Waits for whatever makes or renames files: rolls, seals, the next file.
+    async fn wait_file_makers(&self) {
+        loop {
+            let changed = self.segments_changed.notified();
+            {
+                let state = self.state.borrow();
+                let is_making = matches!(state.next_file, NextFile::Making);
+                let is_sealing = state.open.len() > 1 && state.failed.is_none();
+                if !state.rolling && !is_making && !is_sealing {
+                    return;
+                }
+            }
+            changed.await;
+        }
     }
 
     async fn delete_files(&self) -> io::Result<()> {

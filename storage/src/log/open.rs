@@ -86,14 +86,14 @@ impl Log {
         })?;
         let report = parts.report.clone();
         let end = parts.active.end_offset.get();
-        if params.recovery_point > end
+        if (params.recovery_point > end || params.high_watermark > end)
             && let Some(sink) = shard.sink()
         {
             // What is appended past the end from now on was never flushed.
             let lowered = sink.lower(
                 &params.topic,
                 params.partition,
-                end,
+                params.recovery_point.min(end),
                 params.high_watermark.min(end),
             );
             lowered

@@ -18,6 +18,7 @@ use crate::log::segment::{
     INDEX, LOG, OpenSegment, PREPARED_NAME, SNAPSHOT, SealedSegment, TIME_INDEX, TXN_INDEX,
     parse_segment_name, segment_path,
 };
+use crate::log::writer::align_up;
 use crate::producer_state::ProducerState;
 
 /// Progress is logged every so many bytes of a segment.
@@ -63,16 +64,16 @@ pub(crate) async fn recover(opening: &Opening<'_>) -> io::Result<Parts> {
     let mut epochs = opening.read_epochs(&mut report.set_aside).await?;
     let (producers, snapshot_offset) = newest_snapshot(opening, bases[0], &mut report).await?;
     let replay_from = snapshot_offset.min(params.recovery_point);
+    // A segment is known to be sealed when the recovery point lies past the begin of the next one:
+    // at its very begin, the seal may not have been done.
     let first = bases
-        .partition_point(|&base| base <= replay_from)
+        .partition_point(|&base| base < replay_from)
         .saturating_sub(1);
     // Epochs of what is replayed are learned again from the batches.
     let expected = bases[first];
-    epochs.truncate_from_end(params.recovery_point.max(expected));
-    let epoch = epochs
-        .epoch_for_offset(expected)
-        .filter(|_| expected > bases[0])
-        .unwrap_or(i32::MIN);
+    epochs.truncate_from_end(expected);
+    // No derived file says that a batch is wrong: the first epoch met is right.
+    let epoch = i32::MIN;
     let mut replay = Replay {
         opening,
         epochs,
@@ -318,8 +319,9 @@ impl Replay<'_> {
             }
             if rest.has_batch {
                 self.report.damaged = true;
-                self.keep_cut(base, &mut scanner, end, rest.data_end)
-                    .await?;
+                // A batch may end in zeros.
+                let kept_end = align_up(rest.data_end).min(len);
+                self.keep_cut(base, &mut scanner, end, kept_end).await?;
             }
             file.ftruncate(end).await?;
         }
