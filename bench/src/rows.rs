@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use corelog_runtime::blocking;
 
-use crate::load::ProduceArgs;
+use crate::load::{Measured, ProduceArgs};
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
@@ -192,19 +192,25 @@ fn broker_run(args: &RowArgs) -> anyhow::Result<(f64, f64)> {
     ] {
         command.arg("--override").arg(setting);
     }
-    let mut server = Server::start(command.stderr(Stdio::null()))?;
+    let mut server = Server::start(command.env("CORELOG_LOG", "error"))?;
     let address: SocketAddr = server.wait_word("kafka=")?.parse()?;
     let load = load(args, address);
     let began = blocking::now();
     let before = server.cpu_seconds()?;
-    let measured = crate::load::produce(&load)?;
+    let measured = on_own_thread(load)?;
     let cpu = (server.cpu_seconds()? - before) / began.elapsed().as_secs_f64() * 100.0;
     drop(server);
     let _ = blocking::remove_dir_all(&data);
     Ok((figure(args.row, &measured), cpu))
 }
 
-fn figure(row: Row, measured: &crate::load::Measured) -> f64 {
+/// The load pins its thread; servers started later must not inherit that.
+fn on_own_thread(load: ProduceArgs) -> anyhow::Result<Measured> {
+    let thread = blocking::spawn("load", move || crate::load::produce(&load))?;
+    thread.join().map_err(|_| anyhow!("the load panicked"))?
+}
+
+fn figure(row: Row, measured: &Measured) -> f64 {
     match row {
         Row::Produce1k => measured.requests_per_s,
         Row::Flush64k => measured.mb_per_s,
@@ -231,7 +237,7 @@ fn limit_run(args: &RowArgs) -> anyhow::Result<f64> {
                 raw: true,
                 ..load(args, address)
             };
-            Ok(crate::load::produce(&load)?.requests_per_s)
+            Ok(on_own_thread(load)?.requests_per_s)
         }
         Row::Flush64k => {
             let mut command = Command::new(std::env::current_exe()?);

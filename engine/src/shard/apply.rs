@@ -145,18 +145,9 @@ async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &Topi
         start: if exists { start.kind } else { StartKind::Clean },
         config: settings.log.clone(),
     };
+    // What recovery found and did is logged by the log itself.
     let opened = if exists {
-        Log::open(&shard.rt, &shard.storage, params).await.map(|(log, report)| {
-            if report.replayed || report.bytes_cut > 0 || report.damaged {
-                tracing::info!(
-                    topic = %topic.name, partition = index, batches_checked = report.batches_checked,
-                    bytes_checked = report.bytes_checked, bytes_cut = report.bytes_cut, damaged = report.damaged,
-                    indexes_rebuilt = report.indexes_rebuilt, end_reason = report.end_reason.as_deref().unwrap_or(""),
-                    "recovered"
-                );
-            }
-            log
-        })
+        Log::open(&shard.rt, &shard.storage, params).await.map(|(log, _)| log)
     } else {
         Log::create(&shard.rt, &shard.storage, params).await
     };
