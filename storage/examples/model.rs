@@ -8,6 +8,7 @@
 mod model;
 
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use model::history::{Spec, Tally, run};
 use model::oracle::Crash;
@@ -15,6 +16,9 @@ use model::oracle::Crash;
 /// Operations of a history, and of one whose every write is a crash point.
 const OPS: u64 = 200;
 const SHORT_OPS: u64 = 14;
+
+/// The history under way, for the last words of a panic.
+static UNDER_WAY: Mutex<String> = Mutex::new(String::new());
 
 struct Options {
     seeds: u64,
@@ -70,6 +74,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        println!(
+            "VIOLATION: a panic\n  {}",
+            UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+        );
+        hook(info);
+    }));
     let mut tally = Tally::default();
     if let Some(seed) = options.seed {
         return one(&options, seed, &mut tally);
@@ -80,7 +92,7 @@ fn main() -> ExitCode {
             planted: options.planted.clone(),
             ..Spec::random(seed, options.ops)
         };
-        if let Err(violation) = run(&spec, &mut tally) {
+        if let Err(violation) = run_noted(&spec, &mut tally) {
             violations += 1;
             println!("VIOLATION seed={seed}: {violation}\n  {}", command(&spec));
         }
@@ -99,6 +111,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn run_noted(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
+    *UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner) = command(spec);
+    run(spec, tally)
+}
+
 /// Every change of the disk of a short history is a crash point, by kill and by power loss.
 fn crash_points(options: &Options, tally: &mut Tally, violations: &mut u64) -> u64 {
     let mut points = 0;
@@ -108,7 +125,7 @@ fn crash_points(options: &Options, tally: &mut Tally, violations: &mut u64) -> u
             planted: options.planted.clone(),
             ..Spec::random(seed, SHORT_OPS)
         };
-        let writes = match run(&quiet, tally) {
+        let writes = match run_noted(&quiet, tally) {
             Ok((writes, _)) => writes,
             Err(violation) => {
                 *violations += 1;
@@ -123,7 +140,7 @@ fn crash_points(options: &Options, tally: &mut Tally, violations: &mut u64) -> u
                     crash_at: Some((at, kind)),
                     ..quiet.clone()
                 };
-                if let Err(violation) = run(&spec, tally) {
+                if let Err(violation) = run_noted(&spec, tally) {
                     *violations += 1;
                     println!("VIOLATION seed={seed}: {violation}\n  {}", command(&spec));
                 }
@@ -147,7 +164,7 @@ fn one(options: &Options, seed: u64, tally: &mut Tally) -> ExitCode {
         },
         None => random,
     };
-    let result = run(&spec, tally);
+    let result = run_noted(&spec, tally);
     println!("{tally:#?}");
     match result {
         Ok((writes, hash)) => {

@@ -54,11 +54,10 @@ impl LogInner {
         self.settle(&active).await?;
         // No flush begins from here on, and one that ends moves no mark.
         self.state.borrow_mut().cutting = true;
-        if let Err(error) = self.wait_no_flush(&active).await {
+        if let Err(error) = self.wait_no_flush().await {
             self.state.borrow_mut().cutting = false;
             return Err(error);
         }
-        let _small_files = self.small_files.lock().await;
         let offset = offset.max(self.state.borrow().marks.log_start);
         let log_end = self.state.borrow().marks.log_end;
         let result = if offset >= log_end {
@@ -71,14 +70,14 @@ impl LogInner {
         result
     }
 
-    async fn wait_no_flush(&self, active: &Rc<OpenSegment>) -> Result<(), LogError> {
+    async fn wait_no_flush(&self) -> Result<(), LogError> {
         loop {
-            let progress = active.progress.notified();
+            let changed = self.segments_changed.notified();
             self.check()?;
             if self.state.borrow().flushes_in_flight == 0 {
                 return Ok(());
             }
-            progress.await;
+            changed.await;
         }
     }
 
@@ -127,6 +126,7 @@ impl LogInner {
 
     async fn cut_files(self: &Rc<Self>, point: CutPoint) -> io::Result<()> {
         let end = point.offset;
+        let _small_files = self.small_files.lock().await;
         self.drop_later_files(point.base, end).await?;
         point.file.ftruncate(point.position).await?;
         point.file.fdatasync().await?;

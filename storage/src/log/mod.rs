@@ -102,7 +102,7 @@ pub(crate) struct LogInner {
     pub flushed_waiters: Waiters,
     pub high_watermark_waiters: Waiters,
     pub progress: RefCell<Option<Rc<dyn Fn()>>>,
-    /// Ends when a roll, a seal or a prepared file is done, or the log failed.
+    /// Ends when a roll, a seal, a flush or a prepared file is done, or the log failed.
     pub segments_changed: Notify,
     pub pump_scheduled: Cell<bool>,
 }

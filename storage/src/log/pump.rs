@@ -202,7 +202,7 @@ impl LogInner {
         self.background("log flush", async move {
             let result = log.flush_segment(&segment).await;
             log.state.borrow_mut().flushes_in_flight -= 1;
-            segment.progress.notify_all();
+            log.segments_changed.notify_all();
             match result {
                 Ok(()) => log.advance(),
                 Err(error) => {
