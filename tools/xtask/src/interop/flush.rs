@@ -33,7 +33,11 @@ pub fn run(setting: &Setting, suite: &mut Suite) -> Result<()> {
     let disk = LoopDevice::new(&setting.scratch, DISK_BYTES)?;
     let data = disk.mount.join("data");
     std::fs::create_dir_all(&data)?;
-    let broker = Broker::start(setting, &Spec::new(&data))?;
+    let spec = Spec {
+        log: setting.scratch.join("broker.log"),
+        ..Spec::new(&data)
+    };
+    let broker = Broker::start(setting, &spec)?;
     setting
         .clients
         .create_topic(&setting.scratch, &broker.kafka, TOPIC, 1, &[])?;
@@ -169,9 +173,7 @@ impl Load<'_> {
 
     /// What the broker counts itself; a broker without `/metrics` counts nothing.
     fn flushes(&self) -> Option<f64> {
-        self.broker
-            .metric("corelog_latency_samples_total", "of=\"flush\"")
-            .ok()
+        self.broker.metric("corelog_flushes_total", "").ok()
     }
 
     /// The least of three windows: the broker's checkpoints may fall into one of them, flush.ms would into each.

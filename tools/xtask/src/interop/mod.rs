@@ -57,6 +57,9 @@ pub struct Options {
     /// Run the clients against a broker that runs already; suites that must start one refuse.
     #[arg(long, value_name = "HOST:PORT", hide = true)]
     bootstrap: Option<String>,
+    /// Use this corelogd instead of building one.
+    #[arg(long, value_name = "PATH", hide = true)]
+    program: Option<PathBuf>,
     /// Run against Apache Kafka from the jars instead: shows that the suites themselves are right.
     #[arg(long, hide = true)]
     subject_kafka: bool,
@@ -143,7 +146,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let subject = match (&options.bootstrap, options.subject_kafka) {
         (Some(address), _) => Subject::Running(address.clone()),
         (None, true) => Subject::Kafka,
-        (None, false) => Subject::Corelog(build(None)?),
+        (None, false) => Subject::Corelog(match &options.program {
+            Some(program) => program.clone(),
+            None => build(None)?,
+        }),
     };
     let mut all_passed = true;
     for (name, suite) in wanted {

@@ -1,6 +1,6 @@
 //! `start`: Kafka's property files as they are, refusals that a person can act on, and one broker per data directory.
 
-use super::subject::{Broker, Spec, Subject, http_get};
+use super::subject::{Broker, Spec, Subject, free_port, http_get};
 use super::{Setting, Suite};
 use crate::process::{self, root, word};
 use anyhow::{Context, Result, bail};
@@ -45,10 +45,18 @@ pub fn run(setting: &Setting, suite: &mut Suite) -> Result<()> {
     Ok(())
 }
 
-/// The file is not touched; directory and ports go over it so that suites never meet.
+/// The file is not touched; directory and ports go over it, under the file's own listener names, so that suites never
+/// meet.
 fn starts_with(setting: &Setting, suite: &mut Suite, program: &Path, file: &Path) -> Result<()> {
     let name = file.file_name().unwrap_or_default().display().to_string();
-    let mut spec = Spec::new(&setting.dir("data")?);
+    let listeners = format!(
+        "PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}",
+        free_port()?,
+        free_port()?
+    );
+    let mut spec = Spec::new(&setting.dir("data")?)
+        .set(&format!("listeners={listeners}"))
+        .set(&format!("advertised.listeners={listeners}"));
     spec.args.push(file.display().to_string());
     let Some(mut broker) =
         suite.attempt(&format!("{name} starts"), Broker::corelog(program, &spec))

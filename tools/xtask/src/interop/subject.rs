@@ -3,6 +3,7 @@
 use super::Setting;
 use crate::process::{Guard, command, word};
 use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Spec {
     pub port: u16,
     /// More arguments of the command line.
     pub args: Vec<String>,
+    /// Where what it prints is kept, beside the log directory if nothing else is said.
+    pub log: PathBuf,
 }
 
 impl Spec {
@@ -42,6 +45,7 @@ impl Spec {
             overrides: Vec::new(),
             port: 0,
             args: Vec::new(),
+            log: data.with_extension("log"),
         }
     }
 
@@ -101,7 +105,7 @@ impl Broker {
     /// Starts this binary.
     pub fn corelog(program: &Path, spec: &Spec) -> Result<Broker> {
         let mut start = Broker::corelog_command(program, spec);
-        let mut broker = Broker::spawn(&mut start)?;
+        let mut broker = Broker::spawn(&mut start, &spec.log)?;
         let ready = broker.wait_for_line("ready ")?;
         broker.kafka = word(&ready, "kafka")
             .with_context(|| format!("no kafka= in `{ready}`"))?
@@ -138,13 +142,13 @@ impl Broker {
             .arg(&properties)
             .env("KAFKA_OPTS", "-Dinterop.log=INFO")
             .env("KAFKA_HEAP_OPTS", "-Xmx1g");
-        let mut broker = Broker::spawn(&mut start)?;
+        let mut broker = Broker::spawn(&mut start, &spec.log)?;
         broker.wait_for_line("Kafka Server started")?;
         broker.kafka = format!("127.0.0.1:{port}");
         Ok(broker)
     }
 
-    fn spawn(start: &mut Command) -> Result<Broker> {
+    fn spawn(start: &mut Command, log: &Path) -> Result<Broker> {
         let program = start.get_program().to_os_string();
         let mut child = start
             .stdout(Stdio::piped())
@@ -152,8 +156,9 @@ impl Broker {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let lines = Arc::<Mutex<Vec<String>>>::default();
-        collect(child.stdout.take(), &lines);
-        collect(child.stderr.take(), &lines);
+        let log = File::options().create(true).append(true).open(log)?;
+        collect(child.stdout.take(), &lines, log.try_clone()?);
+        collect(child.stderr.take(), &lines, log);
         Ok(Broker {
             child: Some(Guard(child)),
             kafka: String::new(),
@@ -254,13 +259,19 @@ impl Broker {
     }
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<String>>>) {
+fn collect(
+    stream: Option<impl Read + Send + 'static>,
+    lines: &Arc<Mutex<Vec<String>>>,
+    mut log: File,
+) {
     let Some(stream) = stream else { return };
     let lines = Arc::clone(lines);
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         while matches!(reader.read_until(b'\n', &mut line), Ok(count) if count > 0) {
+            // A log that cannot be written is no reason to stop listening.
+            let _ = log.write_all(&line);
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             lines
                 .lock()

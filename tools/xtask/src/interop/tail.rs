@@ -91,9 +91,11 @@ pub fn run(setting: &Setting, suite: &mut Suite) -> Result<()> {
             warm.sent.words()
         ),
     );
+    // The active file is read directly, every time; nothing else may come from the disk.
+    let most = READ_BYTES_MAX + 2 * warm.sent.0[2] as u64;
     suite.check(
-        warm.read_bytes < READ_BYTES_MAX,
-        format!("warm: read_bytes grew by {}", warm.read_bytes),
+        warm.read_bytes < most,
+        format!("warm: read_bytes grew by {} < {most}", warm.read_bytes),
     );
     let calls = traced_sendfiles(setting, &broker)?;
     suite.check(
