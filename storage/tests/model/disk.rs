@@ -40,12 +40,13 @@ impl Disk {
         let clean = match rt.stat(MARKER).await {
             Ok(_) => {
                 rt.unlink(MARKER).await?;
-                rt.sync_dir(ROOT).await?;
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(error),
         };
+        // Also when it was not there: a process killed right here may have removed it, not durably.
+        rt.sync_dir(ROOT).await?;
         Ok((
             Rc::new(Disk {
                 rt: rt.clone(),
