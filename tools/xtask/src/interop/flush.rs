@@ -99,6 +99,11 @@ fn policies(load: &mut Load<'_>, suite: &mut Suite) -> Result<()> {
         ),
     );
 
+    timed(load, suite)
+}
+
+/// flush.ms under load and at rest, and back to no policy.
+fn timed(load: &mut Load<'_>, suite: &mut Suite) -> Result<()> {
     load.switch(&[
         "--delete-config",
         "flush.messages",

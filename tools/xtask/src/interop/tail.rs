@@ -91,8 +91,8 @@ pub fn run(setting: &Setting, suite: &mut Suite) -> Result<()> {
             warm.sent.words()
         ),
     );
-    // The active file is read directly, every time; nothing else may come from the disk.
-    let most = READ_BYTES_MAX + 2 * warm.sent.0[2] as u64;
+    // The active file is read directly, every time, and the kernel may have dropped a page; the rest is in memory.
+    let most = cold.read_bytes / 20 + 2 * warm.sent.0[2] as u64;
     suite.check(
         warm.read_bytes < most,
         format!("warm: read_bytes grew by {} < {most}", warm.read_bytes),
