@@ -5,7 +5,9 @@
 //! that all of it runs under the seeded twin.
 //!
 //! Start reading at [`marks`] (the seven offsets everything turns on), then [`flush_policy`] (what
-//! an acknowledgement waits for), then the log itself.
+//! an acknowledgement waits for), then the [`log`] itself; [`shard`] is what the logs of one shard
+//! share, [`cold`] reads planned ranges from disk. `tests/model` holds the log against a model on
+//! the simulated disk; `cargo run --release -p corelog-storage --example model -- --seeds N` runs it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
