@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelog_core::Uuid;
 use corelog_net::api::ApiKey;
+use corelog_net::cold::decode_charge_bytes;
 use corelog_net::frame::{FrameLimits, RequestFrame};
 use corelog_runtime::Instant;
 use corelog_runtime::driver::SocketHandle;
@@ -219,10 +220,14 @@ async fn handle_frame(
             .await
             .map_err(End::Send);
     }
+    // Structs take many times the bytes they came in. What the frame was given goes back first:
+    // nobody waits for memory while holding some.
+    drop(frame.permit);
+    let charge = decode_charge_bytes(request.body.len()).min(shard.request_bytes_max);
+    let _decoded = shard.request_memory.acquire(charge).await;
     let answer = cold::answer(shard, connection, &request)
         .await
         .map_err(End::Malformed)?;
-    drop(frame.permit);
     let sent = shard.rt.send(&connection.socket, vec![answer], false).await;
     sent.map_err(|error| End::Send(SendError::Io(error)))
 }

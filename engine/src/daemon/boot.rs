@@ -93,6 +93,8 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
         .await
         .map_err(|e| e.to_string())?;
     let dir = Rc::new(dir);
+    // Recovery of the logs may have to lower checkpoints before it cuts.
+    *shard.log_dir.borrow_mut() = Some(Rc::clone(&dir));
     remove_deleted(shard, &dir).await;
     begin(shard, &dir).await;
 
@@ -111,7 +113,6 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
         .spawn_vital("controller", controller.apply_committed())
         .detach();
     dir.mark_recovered().await.map_err(|e| e.to_string())?;
-    *shard.log_dir.borrow_mut() = Some(dir);
     Ok(partitions)
 }
 

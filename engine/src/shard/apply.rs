@@ -147,7 +147,9 @@ async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &Topi
     };
     // What recovery found and did is logged by the log itself.
     let opened = if exists {
-        Log::open(&shard.rt, &shard.storage, params).await.map(|(log, _)| log)
+        Log::open(&shard.rt, &shard.storage, params)
+            .await
+            .map(|(log, _)| log)
     } else {
         Log::create(&shard.rt, &shard.storage, params).await
     };
