@@ -7,7 +7,7 @@
 mod error;
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +98,7 @@ pub struct LogDir {
     high_watermarks: RefCell<OffsetMap>,
     log_starts: RefCell<OffsetMap>,
     writing: FifoMutex,
+    lowered: Cell<u64>,
     _lock: Option<HeldLock>,
 }
 
@@ -145,6 +146,7 @@ impl LogDir {
             high_watermarks: RefCell::default(),
             log_starts: RefCell::default(),
             writing: FifoMutex::new(),
+            lowered: Cell::new(0),
             _lock: lock,
         };
         dir.recovery_points = RefCell::new(dir.read_offsets(RECOVERY_POINTS).await?);
@@ -246,6 +248,7 @@ impl LogDir {
     /// Lowers the recovery point and the high watermark of one partition to at most `offset`;
     /// durable when it answers. To be done before a log is cut to `offset`.
     pub async fn lower(&self, topic: &str, partition: i32, offset: i64) -> Result<(), LogDirError> {
+        self.lowered.set(self.lowered.get() + 1);
         let key = (topic.to_owned(), partition);
         for (name, map) in [
             (RECOVERY_POINTS, &self.recovery_points),
@@ -259,22 +262,28 @@ impl LogDir {
         Ok(())
     }
 
-    /// Drops one partition from every checkpoint; durable when it answers. To be done before a
-    /// partition of that name can be made again.
-    pub async fn forget(&self, topic: &str, partition: i32) -> Result<(), LogDirError> {
-        let key = (topic.to_owned(), partition);
+    /// Drops partitions from every checkpoint; durable when it answers. To be done before a
+    /// partition of such a name can be made again.
+    pub async fn forget(&self, partitions: &[(String, i32)]) -> Result<(), LogDirError> {
+        self.lowered.set(self.lowered.get() + 1);
         let all = [
             (RECOVERY_POINTS, &self.recovery_points),
             (HIGH_WATERMARKS, &self.high_watermarks),
             (LOG_STARTS, &self.log_starts),
         ];
         for (name, map) in all {
-            if map.borrow().contains_key(&key) {
-                self.write_offsets(name, map, |map| _ = map.remove(&key))
-                    .await?;
+            if partitions.iter().any(|key| map.borrow().contains_key(key)) {
+                let remove = |map: &mut OffsetMap| map.retain(|key, _| !partitions.contains(key));
+                self.write_offsets(name, map, remove).await?;
             }
         }
         Ok(())
+    }
+
+    /// Grows with every [`LogDir::lower`] and [`LogDir::forget`]: offsets gathered before it grew
+    /// must not be written after.
+    pub fn lowered(&self) -> u64 {
+        self.lowered.get()
     }
 
     /// Records that every log here is whole under the running kernel: a start that finds this boot

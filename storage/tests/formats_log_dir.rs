@@ -262,7 +262,7 @@ fn checkpoints_read_back_lower_and_forget() {
             dir.log_starts(),
         );
         assert_eq!(maps, (offsets(10), offsets(15), offsets(3)));
-        dir.forget("t", 0).await.unwrap();
+        dir.forget(&[("t".to_owned(), 0)]).await.unwrap();
         let dir = open(&rt).await;
         for map in [
             dir.recovery_points(),

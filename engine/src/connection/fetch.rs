@@ -23,6 +23,9 @@ use crate::shard::Shard;
 use crate::shard::message::{DataWait, PartitionKey, ReadAnswer, ReadItem, Request, Response};
 use crate::shard::read::read;
 
+/// Longest wait for data. Clients ask for half a second; one that asks for more asks again.
+const WAIT_MS_MAX: i32 = 60_000;
+
 /// Part of an answer whose bytes are looked up when the socket can take them.
 #[derive(Debug, Clone)]
 pub struct RangeRef {
@@ -56,13 +59,14 @@ pub async fn answer(
             ..FetchResponse::default()
         });
     }
-    let deadline = shard.rt.now() + Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    let max_wait_ms = request.max_wait_ms.clamp(0, WAIT_MS_MAX);
+    let deadline = shard.rt.now() + Duration::from_millis(max_wait_ms as u64);
     let max_bytes = shard
         .config()
         .fetch_max_bytes
         .min(request.max_bytes.max(0) as usize);
     let asked = loop {
-        let mut asked = resolve(&shard.image(), &request, frame.version);
+        let mut asked = resolve(&shard.image(), &request, frame.version, max_bytes);
         read_all(shard, &mut asked).await;
         let total: usize = asked.iter().map(|a| a.answer.bytes).sum();
         let at_once = asked
@@ -94,12 +98,12 @@ fn session_error(request: &FetchRequest) -> Option<ErrorCode> {
     }
 }
 
-fn resolve(image: &Image, request: &FetchRequest, version: i16) -> Vec<Asked> {
+fn resolve(image: &Image, request: &FetchRequest, version: i16, max_bytes: usize) -> Vec<Asked> {
     let mut asked = Vec::new();
     for topic in &request.topics {
         let known = find_topic(image, topic, version);
         for partition in &topic.partitions {
-            asked.push(resolve_one(&known, partition));
+            asked.push(resolve_one(&known, partition, max_bytes));
         }
     }
     asked
@@ -124,7 +128,11 @@ fn find_topic<'a>(
     }
 }
 
-fn resolve_one(known: &Result<&Topic, PartitionError>, partition: &FetchPartition) -> Asked {
+fn resolve_one(
+    known: &Result<&Topic, PartitionError>,
+    partition: &FetchPartition,
+    max_bytes: usize,
+) -> Asked {
     let topic_id = known.as_ref().map_or(Uuid::ZERO, |topic| topic.id);
     let mut asked = Asked {
         owner: ShardId(0),
@@ -136,7 +144,7 @@ fn resolve_one(known: &Result<&Topic, PartitionError>, partition: &FetchPartitio
             fetch_offset: partition.fetch_offset,
             current_leader_epoch: partition.current_leader_epoch,
             last_fetched_epoch: partition.last_fetched_epoch,
-            max_bytes: partition.max_bytes.max(0) as usize,
+            max_bytes: max_bytes.min(partition.max_bytes.max(0) as usize),
         },
         answer: ReadAnswer {
             high_watermark: -1,
@@ -273,12 +281,7 @@ fn response(
                 .as_ref()
                 .map_or(ErrorCode::None, error_code);
             shard.stats.count_error(frame.api.number(), code.code());
-            let room = if first {
-                left.max(ask.item.max_bytes.min(max_bytes))
-            } else {
-                left
-            };
-            let records = trim(&ask, room, first);
+            let records = trim(&ask, left, first);
             let taken: usize = records.iter().map(|range| range.len).sum();
             first &= taken == 0;
             left = left.saturating_sub(taken);

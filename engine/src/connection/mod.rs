@@ -14,9 +14,12 @@ pub mod slots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,9 +27,9 @@ use corelog_core::Uuid;
 use corelog_net::api::ApiKey;
 use corelog_net::cold::decode_charge_bytes;
 use corelog_net::frame::{FrameLimits, RequestFrame};
-use corelog_runtime::Instant;
 use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::sync::Notify;
+use corelog_runtime::{Instant, Task};
 
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
@@ -36,6 +39,8 @@ use crate::stats::add;
 
 /// Produce requests one connection may have under way (Kafka's clients have 5).
 const PRODUCES_UNDER_WAY_MAX: usize = 64;
+/// How much longer than an idle connection one with answers due may stand still.
+const STUCK_GRACE: Duration = Duration::from_secs(120);
 /// How long connections get to end when the broker stops.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -89,12 +94,17 @@ enum End {
     Malformed(corelog_net::wire::WireError),
     /// The answer could not be sent whole.
     Send(SendError),
-    /// A batch with acks=0 was refused: closing is the only way to say so.
-    RefusedSilently,
+    /// The broker closed it: it was idle, the broker stops, an answer could not be sent, or a batch
+    /// with acks=0 was refused, and closing is the only way to say so.
+    Closing,
 }
 
 /// Serves a socket on this shard until it ends.
 pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
+    if shard.stopping.get() {
+        shard.load[usize::from(shard.id().0)].fetch_sub(1, Ordering::Relaxed);
+        return; // dropping the socket closes it
+    }
     let id = shard.connections.next_id.get();
     shard.connections.next_id.set(id + 1);
     let connection = Rc::new(Connection {
@@ -117,29 +127,31 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
         .set(shard.stats.connections.get() + 1);
     let shard = Rc::clone(shard);
     shard.clone().spawn("connection", async move {
+        let writer = write_answers(Rc::clone(&shard), Rc::clone(&connection));
         let _registered = Registered {
             shard: Rc::clone(&shard),
             id,
+            writer: Some(shard.rt.spawn("connection_writer", writer)),
         };
-        let writer = shard.rt.spawn(
-            "connection_writer",
-            write_answers(Rc::clone(&shard), Rc::clone(&connection)),
-        );
         let end = read_requests(&shard, &connection).await;
         report(&shard, &end);
         connection.close(&shard).await;
-        writer.cancel();
     });
 }
 
-/// Takes the connection out of the books however its task ends, a panic included.
+/// Takes the connection out of the books, and ends its writer, however its task ends, a panic
+/// included.
 struct Registered {
     shard: Rc<Shard>,
     id: u64,
+    writer: Option<Task<()>>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.cancel();
+        }
         let shard = &self.shard;
         shard.connections.open.borrow_mut().remove(&self.id);
         shard
@@ -154,14 +166,14 @@ impl Drop for Registered {
 fn report(shard: &Shard, end: &End) {
     let refused = match end {
         End::Frame(ReadFrameError::Closed | ReadFrameError::Broken(_))
-        | End::Send(SendError::Io(_)) => return,
+        | End::Send(SendError::Io(_))
+        | End::Closing => return,
         End::Send(SendError::Promised(error)) => {
             tracing::warn!(%error, "closed a connection: bytes it was promised are gone");
             return;
         }
         End::Frame(ReadFrameError::Refused(error)) => error.to_string(),
         End::Malformed(error) => error.to_string(),
-        End::RefusedSilently => "a batch with acks=0 was refused".to_owned(),
     };
     add(&shard.stats.connections_refused, 1);
     tracing::info!(reason = refused, "closed a connection");
@@ -174,12 +186,16 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
     };
     let mut reader = FrameReader::new(&shard.rt, &connection.socket, limits);
     loop {
-        let frame = match reader
-            .next(&shard.request_memory, shard.request_bytes_max)
-            .await
-        {
-            Ok(frame) => frame,
-            Err(error) => return End::Frame(error),
+        // A client that does not read its answers is not read from either.
+        let room = connection.slots.below(PRODUCES_UNDER_WAY_MAX);
+        if or_closing(connection, room).await.is_none() {
+            return End::Closing;
+        }
+        let next = reader.next(&shard.request_memory, shard.request_bytes_max);
+        let frame = match or_closing(connection, next).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return End::Frame(error),
+            None => return End::Closing,
         };
         connection.last_used.set(shard.rt.now());
         shard.stats.count_request(frame.prefix.api.number());
@@ -187,7 +203,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
             return end;
         }
         if connection.closing.get() {
-            return End::RefusedSilently;
+            return End::Closing;
         }
         shard.rt.yield_if_needed().await;
     }
@@ -201,35 +217,49 @@ async fn handle_frame(
     let began = shard.rt.now();
     let request = RequestFrame::decode(&frame.bytes).map_err(End::Malformed)?;
     if request.api == ApiKey::Produce {
-        connection.slots.below(PRODUCES_UNDER_WAY_MAX).await;
         return produce::start(shard, connection, request, frame.permit, began)
             .map_err(End::Malformed);
     }
-    connection.slots.drained().await;
+    or_closing(connection, connection.slots.drained())
+        .await
+        .ok_or(End::Closing)?;
+    // What the frame was given goes back before any wait: nobody waits, for data or for memory,
+    // while holding what others wait for.
+    drop(frame.permit);
     if request.api == ApiKey::Fetch {
         let parts = fetch::answer(shard, connection, &request)
             .await
             .map_err(End::Malformed)?;
         let waited = shard.rt.now().saturating_duration_since(began).as_micros() as u64;
-        shard
-            .stats
-            .fetch_latency_us
-            .borrow_mut()
-            .saturating_record(waited);
-        return send::send(shard, &connection.socket, parts)
+        let mut latency = shard.stats.fetch_latency_us.borrow_mut();
+        latency.saturating_record(waited);
+        drop(latency);
+        return send::send(shard, connection, parts)
             .await
             .map_err(End::Send);
     }
-    // Structs take many times the bytes they came in. What the frame was given goes back first:
-    // nobody waits for memory while holding some.
-    drop(frame.permit);
+    // Structs take many times the bytes they came in.
     let charge = decode_charge_bytes(request.body.len()).min(shard.request_bytes_max);
-    let _decoded = shard.request_memory.acquire(charge).await;
+    let _decoded = or_closing(connection, shard.request_memory.acquire(charge))
+        .await
+        .ok_or(End::Closing)?;
     let answer = cold::answer(shard, connection, &request)
         .await
         .map_err(End::Malformed)?;
     let sent = shard.rt.send(&connection.socket, vec![answer], false).await;
+    connection.last_used.set(shard.rt.now());
     sent.map_err(|error| End::Send(SendError::Io(error)))
+}
+
+/// The future's output, or `None` once the connection is being closed.
+async fn or_closing<T>(connection: &Connection, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut closing = pin!(connection.closing());
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => closing.as_mut().poll(context).map(|()| None),
+    })
+    .await
 }
 
 /// Sends the answers of Produce requests as they become due, many at a time.
@@ -243,6 +273,7 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
             shard.rt.send(&connection.socket, ready, false).await
         };
         connection.slots.sent();
+        connection.last_used.set(shard.rt.now());
         if sent.is_err() {
             connection.close(&shard).await;
             return;
@@ -279,7 +310,9 @@ pub async fn close_idle(shard: &Rc<Shard>) {
     let idle: Vec<_> = {
         let open = shard.connections.open.borrow();
         let is_idle = |c: &&Rc<Connection>| {
-            c.slots.len() == 0 && now.saturating_duration_since(c.last_used.get()) > idle_max
+            let idle = now.saturating_duration_since(c.last_used.get());
+            // With answers due, neither a byte came nor left for so long: the client is stuck.
+            idle > idle_max && (c.slots.len() == 0 || idle > idle_max + STUCK_GRACE)
         };
         open.values().filter(is_idle).cloned().collect()
     };

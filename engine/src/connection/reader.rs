@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_net::frame::{FrameError, FrameLimits, FramePrefix, PREFIX_BYTES, SIZE_BYTES};
@@ -13,6 +14,10 @@ use corelog_runtime::sync::{Permit, Semaphore};
 /// Bytes received ahead of the frame being read. A frame that fits is copied out of here; a larger
 /// one gets memory of its own, into which the socket is read directly.
 const BUFFER_BYTES: usize = 16 << 10;
+/// Longest stand-still inside a frame: memory was taken for all of it, and others wait for that.
+const BODY_PROGRESS_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a large frame that must come within [`BODY_PROGRESS_MAX`].
+const BODY_STEP_BYTES: usize = 1 << 20;
 /// What must be there to judge a frame.
 const HEAD_BYTES: usize = SIZE_BYTES + PREFIX_BYTES;
 
@@ -134,8 +139,12 @@ impl FrameReader {
 
     async fn small_body(&mut self, size: usize) -> Result<Bytes, ReadFrameError> {
         while self.end - self.start < SIZE_BYTES + size {
-            if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
-                return Err(broken());
+            let rt = self.rt.clone();
+            match rt.timeout(BODY_PROGRESS_MAX, self.fill()).await {
+                Some(Ok(0)) => return Err(broken()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(ReadFrameError::Broken(error)),
+                None => return Err(stalled()),
             }
         }
         let frame = Bytes::copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + size]);
@@ -151,10 +160,11 @@ impl FrameReader {
         self.start += SIZE_BYTES + there;
         let mut filled = there;
         while filled < size {
-            let (result, back) = self
-                .rt
-                .recv(&self.socket, body, filled, size - filled, true)
-                .await;
+            let step = (size - filled).min(BODY_STEP_BYTES);
+            let receive = self.rt.recv(&self.socket, body, filled, step, true);
+            // A receive that is given up loses what it got: the connection ends then.
+            let received = self.rt.timeout(BODY_PROGRESS_MAX, receive).await;
+            let (result, back) = received.ok_or_else(stalled)?;
             body = back;
             match result.map_err(ReadFrameError::Broken)? {
                 0 => return Err(broken()),
@@ -168,4 +178,8 @@ impl FrameReader {
 
 fn broken() -> ReadFrameError {
     ReadFrameError::Broken(io::Error::from(io::ErrorKind::UnexpectedEof))
+}
+
+fn stalled() -> ReadFrameError {
+    ReadFrameError::Broken(io::Error::from(io::ErrorKind::TimedOut))
 }

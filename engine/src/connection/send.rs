@@ -16,6 +16,7 @@ use corelog_runtime::driver::SocketHandle;
 use corelog_storage::cold::{read_range, warm_range};
 use corelog_storage::log::{FileRange, ReadError};
 
+use super::Connection;
 use super::fetch::RangeRef;
 use crate::shard::Shard;
 use crate::shard::message::{Request, Response};
@@ -45,7 +46,7 @@ impl fmt::Display for SendError {
 /// Bytes that wait for the next send.
 struct Pending<'a> {
     shard: &'a Shard,
-    socket: &'a SocketHandle,
+    connection: &'a Connection,
     bufs: Vec<Bytes>,
     bytes: usize,
 }
@@ -62,23 +63,22 @@ impl Pending<'_> {
         }
         self.bytes = 0;
         let bufs = std::mem::take(&mut self.bufs);
-        self.shard
-            .rt
-            .send(self.socket, bufs, more)
-            .await
-            .map_err(SendError::Io)
+        let socket = &self.connection.socket;
+        let sent = self.shard.rt.send(socket, bufs, more).await;
+        self.connection.last_used.set(self.shard.rt.now());
+        sent.map_err(SendError::Io)
     }
 }
 
 /// Sends all parts of one answer.
 pub async fn send(
     shard: &Rc<Shard>,
-    socket: &SocketHandle,
+    connection: &Connection,
     parts: Vec<Part<RangeRef>>,
 ) -> Result<(), SendError> {
     let mut pending = Pending {
         shard,
-        socket,
+        connection,
         bufs: Vec::new(),
         bytes: 0,
     };
@@ -119,7 +119,7 @@ async fn send_range(
         } else if range.range.segment.sealed() {
             in_tail = false;
             pending.send(true).await?;
-            send_sealed(shard, pending.socket, &range.range, at, max).await?;
+            send_sealed(shard, &pending.connection.socket, &range.range, at, max).await?;
             at += max as u64;
         } else {
             let bytes = read_range(&shard.rt, &shard.storage, &range.range, at, max).await;

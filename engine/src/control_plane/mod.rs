@@ -15,6 +15,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
+use corelog_runtime::{Gateway, ShardId};
+
+use crate::shard::message::{Request, Response};
 use crate::stats::ShardStats;
 
 /// How long a shard may take to answer a scrape.
@@ -23,6 +26,23 @@ const SHARD_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Asks one shard for its counters; the receiver ends without a value when the shard is gone.
 pub type AskShard =
     dyn Fn(usize) -> Option<tokio::sync::oneshot::Receiver<ShardStats>> + Send + Sync;
+
+/// Asks through the shards' gateway.
+pub fn ask_through(
+    gateway: Gateway<Request, Response>,
+) -> impl Fn(usize) -> Option<tokio::sync::oneshot::Receiver<ShardStats>> + Send + Sync {
+    move |shard| {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let to = ShardId(u16::try_from(shard).ok()?);
+        let sent = gateway.send_with(to, Request::Stats, move |answer| {
+            if let Some(Response::Stats(stats)) = answer {
+                // The scrape may have given up.
+                let _ = sender.send(*stats);
+            }
+        });
+        sent.ok().map(|()| receiver)
+    }
+}
 
 /// What the handlers need.
 #[derive(Clone)]

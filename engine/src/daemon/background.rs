@@ -37,8 +37,13 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
         let mut written = OffsetMap::new();
         loop {
             of_watermarks.rt.sleep(watermarks).await;
+            let before = lowered(&of_watermarks);
             let marks = gather(&of_watermarks, || Request::Marks).await;
             let offsets = offsets_of(&marks, |marks| marks.high_watermark);
+            // A log was cut or deleted meanwhile: what was gathered may be too high by now.
+            if before != lowered(&of_watermarks) {
+                continue;
+            }
             if offsets != written && write(&of_watermarks, &marks, false).await {
                 written = offsets;
             }
@@ -48,10 +53,22 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
     shard.spawn("recovery_checkpoint", async move {
         loop {
             of_recovery.rt.sleep(recovery).await;
-            let marks = gather(&of_recovery, || Request::Checkpoint).await;
-            write(&of_recovery, &marks, true).await;
+            gather(&of_recovery, || Request::Checkpoint).await;
+            let before = lowered(&of_recovery);
+            let marks = gather(&of_recovery, || Request::Marks).await;
+            if before == lowered(&of_recovery) {
+                write(&of_recovery, &marks, true).await;
+            }
         }
     });
+}
+
+fn lowered(shard: &Shard) -> u64 {
+    shard
+        .log_dir
+        .borrow()
+        .as_ref()
+        .map_or(0, |dir| dir.lowered())
 }
 
 /// Marks of all partitions of all shards.

@@ -21,6 +21,7 @@ use super::{Ready, Shared, background};
 use crate::controller::{Controller, apply, random_uuid};
 use crate::metadata_log::local::LocalLog;
 use crate::metadata_log::{AppliedContent, MetadataLog, Proposed};
+use crate::shard::apply::rename_to_stray;
 use crate::shard::message::{Request, Response};
 use crate::shard::sink::DirectorySink;
 use crate::shard::{Shard, ShardParts, handle};
@@ -67,7 +68,10 @@ pub async fn shard_main(rt: Rt, seed: MeshSeed<Request, Response>, shared: Arc<S
         match boot(&shard, &shared).await {
             Ok(partitions) => {
                 for bound in &shared.listeners {
-                    shard.spawn("accept", accept(Rc::clone(&shard), bound.clone()));
+                    shard.spawn(
+                        "accept",
+                        accept(Rc::clone(&shard), bound.clone(), shared.connections_max),
+                    );
                 }
                 background::start_checkpoints(&shard);
                 shared.tell(Ok(Ready { partitions }));
@@ -104,6 +108,7 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
     let image = replay(&log).await?;
     let image = register(shard, shared, &log, image).await?;
     let partitions = image.topics().map(|topic| topic.partitions.len()).sum();
+    set_strays_aside(shard, &dir, &image).await;
     let image = Arc::new(image);
     let controller = Controller::new(shard, Box::new(log), Arc::clone(&image));
     controller.publish(image).await;
@@ -133,6 +138,21 @@ async fn begin(shard: &Rc<Shard>, dir: &Rc<LogDir>) {
     let calls: Vec<_> = (0..shard.shards()).map(begin).collect();
     for call in calls {
         call.await;
+    }
+}
+
+/// Renames partition directories that the metadata does not know: a crash came between a topic's
+/// removal and its files', or the metadata was lost. Either way nothing is deleted.
+async fn set_strays_aside(shard: &Rc<Shard>, dir: &LogDir, image: &Image) {
+    for found in dir.partitions() {
+        let known = image
+            .topic(&found.topic)
+            .and_then(|topic| topic.partition(found.partition));
+        if known.is_none()
+            && let Err(error) = rename_to_stray(&shard.rt, &found.path).await
+        {
+            tracing::error!(path = %found.path.display(), %error, "an unknown partition's directory stays");
+        }
     }
 }
 
@@ -206,9 +226,10 @@ async fn register(
 }
 
 /// Accepts connections and hands each, before anything is received, to the shard with the fewest.
-async fn accept(shard: Rc<Shard>, bound: Bound) {
-    while !shard.exiting.get() {
+async fn accept(shard: Rc<Shard>, bound: Bound, connections_max: usize) {
+    while !shard.stopping.get() {
         match shard.rt.accept(&bound.socket).await {
+            Ok(_) if open_connections(&shard) >= connections_max => {} // dropped, and so closed
             Ok(socket) => {
                 let (to, load) = least_loaded(&shard);
                 load.fetch_add(1, Ordering::Relaxed);
@@ -223,6 +244,14 @@ async fn accept(shard: Rc<Shard>, bound: Bound) {
             }
         }
     }
+}
+
+fn open_connections(shard: &Shard) -> usize {
+    shard
+        .load
+        .iter()
+        .map(|load| load.load(Ordering::Relaxed))
+        .sum()
 }
 
 fn least_loaded(shard: &Shard) -> (usize, &std::sync::atomic::AtomicUsize) {

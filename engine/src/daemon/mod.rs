@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
-use corelog_runtime::{Gateway, ShardId, blocking, cpus, mesh, shards};
+use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -34,6 +34,9 @@ use crate::shard::message::{Request, Response};
 
 /// Messages a shard's inbox holds before senders keep theirs.
 const INBOX_MESSAGES: usize = 4096;
+/// Tries for an address that is in use, and the time between them.
+const LISTEN_TRIES: u32 = 20;
+const LISTEN_RETRY: Duration = Duration::from_millis(100);
 /// How often a foreign thread tries an inbox that is full.
 const FULL_INBOX_RETRY: Duration = Duration::from_millis(1);
 
@@ -83,6 +86,8 @@ pub struct Shared {
     pub memory: ShardMemory,
     /// Sealed segment files one shard keeps open.
     pub open_segments: usize,
+    /// Connections open at once.
+    pub connections_max: usize,
     /// Open connections of every shard.
     pub load: Arc<[AtomicUsize]>,
     /// A bug to plant.
@@ -217,14 +222,16 @@ fn start_shards(
     let specs = shards::specs(cpus, config.shards, 0);
     let memory = memory::share(total, specs.len());
     let specs = shards::specs(cpus, config.shards, memory.pool_bytes);
+    let quarter = usize::try_from(open_files_max / 4).unwrap_or(usize::MAX);
     let (ready, on_ready) = bounded(1);
     let shared = Arc::new(Shared {
         advertised: advertise(&config.advertised_listeners, &ports),
         listeners,
         memory,
-        // Half of the files for connections and active segments, the rest shared by the shards.
-        open_segments: usize::try_from(open_files_max / 2).unwrap_or(usize::MAX)
-            / specs.len().max(1),
+        // A quarter of the files for connections, a quarter for sealed segments (two each), shared
+        // by the shards; the rest for active segments.
+        open_segments: quarter / 2 / specs.len().max(1),
+        connections_max: quarter.min(config.max_connections as usize),
         load: specs.iter().map(|_| AtomicUsize::new(0)).collect(),
         planted: options.planted.clone(),
         ready,
@@ -258,7 +265,7 @@ fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<(String, SocketAddr)>)
         let backlog = u32::try_from(config.socket_listen_backlog_size)
             .unwrap_or(50)
             .max(1);
-        let opened = corelog_runtime::listen(address, backlog);
+        let opened = listen_patiently(address, backlog);
         let (socket, address) = opened.map_err(|e| cannot_listen("listeners", address, &e))?;
         bound.push(Bound {
             name: Arc::from(listener.name.as_str()),
@@ -272,6 +279,22 @@ fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<(String, SocketAddr)>)
         ));
     }
     Ok((bound, addresses))
+}
+
+/// The ring of a process that was just killed may hold its listener for a moment longer.
+fn listen_patiently(
+    address: SocketAddr,
+    backlog: u32,
+) -> std::io::Result<(SocketHandle, SocketAddr)> {
+    for _ in 0..LISTEN_TRIES {
+        match corelog_runtime::listen(address, backlog) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                blocking::sleep(LISTEN_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+    corelog_runtime::listen(address, backlog)
 }
 
 fn resolve(key: &str, host: &str, port: u16) -> Result<SocketAddr, StartError> {
@@ -322,19 +345,9 @@ impl Running {
         };
         let key = "corelog.http.listener";
         let address = resolve(key, &listener.host, listener.port)?;
-        let gateway = self.gateway.clone();
-        let ask = move |shard: usize| {
-            let (sender, receiver) = tokio::sync::oneshot::channel();
-            let sent = gateway.send_with(ShardId(shard as u16), Request::Stats, move |answer| {
-                if let Some(Response::Stats(stats)) = answer {
-                    let _ = sender.send(*stats);
-                }
-            });
-            sent.ok().map(|()| receiver)
-        };
         let plane = ControlPlane {
             shards: self.shared.load.len(),
-            ask: Arc::new(ask),
+            ask: Arc::new(control_plane::ask_through(self.gateway.clone())),
         };
         match control_plane::start(address, plane) {
             Ok(server) => Ok(Some(server)),

@@ -99,21 +99,7 @@ impl LocalLog {
         let snapshot = read_snapshot(rt, &dir).await?;
         let vote = next_vote(rt, &dir, node_id).await?;
 
-        let first_index = snapshot.as_ref().map_or(1, |s| s.index + 1);
-        let path = newest_entries_file(rt, &dir, first_index).await?;
-        let options = OpenOptions {
-            read: true,
-            write: true,
-            create: true,
-            ..OpenOptions::default()
-        };
-        let file = rt
-            .open(&path, options)
-            .await
-            .map_err(io_error("open", &path))?;
-        rt.sync_dir(&dir).await.map_err(io_error("fsync", &dir))?;
-        let decoded = read_entries(rt, &file, &path).await?;
-
+        let found = read_entries_files(rt, &dir, snapshot.as_ref().map_or(0, |s| s.index)).await?;
         let mut applied = VecDeque::new();
         if let Some(s) = snapshot {
             applied.push_back(Applied {
@@ -122,23 +108,17 @@ impl LocalLog {
                 content: AppliedContent::Snapshot(s.payload),
             });
         }
-        let mut next_index = first_index;
-        for entry in decoded.entries {
-            if entry.index >= next_index {
-                next_index = entry.index + 1;
-                applied.push_back(applied_of(entry));
-            }
-        }
+        applied.extend(found.entries.into_iter().map(applied_of));
         let log = LocalLog {
             rt: rt.clone(),
             dir,
             term: vote.term,
             order: FifoMutex::new(),
             state: RefCell::new(State {
-                file,
-                path,
-                file_bytes: decoded.good_bytes as u64,
-                next_index,
+                file: found.file,
+                path: found.path,
+                file_bytes: found.file_bytes,
+                next_index: found.next_index,
                 last_term: vote.term,
             }),
             applied: RefCell::new(applied),
@@ -177,7 +157,7 @@ impl LocalLog {
         encode_entry(&entry, &mut bytes);
         let length = bytes.len() as u64;
         if let Err(error) = file.write_at(vec![Bytes::from(bytes)], offset, true).await {
-            self.failed.set(true);
+            self.take_back(&file, offset).await;
             return Err(error);
         }
         let index = entry.index;
@@ -192,19 +172,26 @@ impl LocalLog {
         Ok(index)
     }
 
+    /// After a failed write: nothing of the entry may be found by a later start, since its proposer
+    /// is told that it failed. If that cannot be had, the log takes no more writes.
+    async fn take_back(&self, file: &File, offset: u64) {
+        let taken_back = match file.ftruncate(offset).await {
+            Ok(()) => file.fdatasync().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken_back {
+            tracing::error!(%error, "the metadata log is read-only until a restart");
+            self.failed.set(true);
+        }
+    }
+
+    /// Order matters: the next entries file is durable before the snapshot that lets the old one
+    /// go. Whatever fails on the way, entries go on into the old file, and a start reads both.
     async fn write_snapshot(&self, index: u64, image: Vec<u8>) -> io::Result<()> {
         let _turn = self.order.ticket().wait().await;
-        if self.state.borrow().next_index != index + 1 {
+        if self.state.borrow().next_index != index + 1 || self.failed.get() {
             return Ok(()); // entries beyond the image exist: the next offer will cover them
         }
-        let snapshot = Snapshot {
-            term: self.state.borrow().last_term,
-            index,
-            payload: image,
-        };
-        self.rt
-            .write_atomic(self.dir.join("snapshot"), encode_snapshot(&snapshot))
-            .await?;
         let path = self.dir.join(entries_file_name(index + 1));
         let options = OpenOptions {
             read: true,
@@ -215,16 +202,23 @@ impl LocalLog {
         };
         let file = self.rt.open(&path, options).await?;
         self.rt.sync_dir(&self.dir).await?;
+        let term = self.state.borrow().last_term;
+        let snapshot = Snapshot {
+            term,
+            index,
+            payload: image,
+        };
+        let bytes = encode_snapshot(&snapshot);
+        self.rt
+            .write_atomic(self.dir.join("snapshot"), bytes)
+            .await?;
         let old = {
             let mut state = self.state.borrow_mut();
             state.file = file;
             state.file_bytes = 0;
-            std::mem::replace(&mut state.path, path.clone())
+            std::mem::replace(&mut state.path, path)
         };
-        if old != path {
-            self.rt.unlink(&old).await?;
-        }
-        Ok(())
+        self.rt.unlink(&old).await
     }
 }
 
@@ -338,35 +332,112 @@ async fn next_vote(rt: &Rt, dir: &Path, node_id: i32) -> Result<Vote, MetadataLo
     Ok(vote)
 }
 
-/// The entries file to go on with: the one that starts right after the snapshot. A crash between
-/// the snapshot and the new file leaves the old one, whose entries the snapshot holds: it goes.
-async fn newest_entries_file(
-    rt: &Rt,
-    dir: &Path,
-    first_index: u64,
-) -> Result<PathBuf, MetadataLogError> {
-    let wanted = entries_file_name(first_index);
-    for entry in rt.read_dir(dir).await.map_err(io_error("list", dir))? {
-        if entry.name.ends_with(".entries") && entry.name < wanted {
-            let old = dir.join(&entry.name);
-            rt.unlink(&old).await.map_err(io_error("unlink", &old))?;
-        }
-    }
-    Ok(dir.join(wanted))
+/// What the entries files hold beyond the snapshot, and the file to go on with.
+struct Found {
+    entries: Vec<Entry>,
+    next_index: u64,
+    file: File,
+    path: PathBuf,
+    file_bytes: u64,
 }
 
-/// Reads all entries and cuts a torn tail. The file's name gives the first index.
-async fn read_entries(
+/// Reads the entries files in order. A snapshot that was cut short by a crash leaves more than one:
+/// files whose entries the snapshot holds go, and so do empty ones.
+///
+/// Errors: an index is missing between them, as when the snapshot is gone.
+async fn read_entries_files(
     rt: &Rt,
-    file: &File,
-    path: &Path,
-) -> Result<DecodedEntries, MetadataLogError> {
-    let first_index = path
+    dir: &Path,
+    snapshot_index: u64,
+) -> Result<Found, MetadataLogError> {
+    let names = rt.read_dir(dir).await.map_err(io_error("list", dir))?;
+    let is_entries = |name: &String| first_index_of(name).is_some();
+    let names: Vec<String> = names
+        .into_iter()
+        .map(|entry| entry.name)
+        .filter(is_entries)
+        .collect();
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut next_index = snapshot_index + 1;
+    let mut newest: Option<(PathBuf, u64)> = None;
+    let mut done = Vec::new();
+    for name in &names {
+        let path = dir.join(name);
+        let first_index = first_index_of(name).expect("filtered by it");
+        let decoded = read_entries(rt, &path, first_index).await?;
+        let last_index = first_index + decoded.entries.len() as u64 - 1;
+        if last_index < next_index && first_index <= next_index {
+            done.push(path);
+            continue;
+        }
+        // Also of an empty file: it is made when all before it is in a snapshot or in a file.
+        if first_index > next_index {
+            let what = format!("its first entry is {first_index}, and {next_index} is missing");
+            return Err(MetadataLogError::Damaged { path, at: 0, what });
+        }
+        entries.extend(
+            decoded
+                .entries
+                .into_iter()
+                .filter(|entry| entry.index >= next_index),
+        );
+        next_index = last_index + 1;
+        if let Some((old, _)) = newest.replace((path, decoded.good_bytes as u64)) {
+            done.push(old);
+        }
+    }
+    let (path, file_bytes) = newest.unwrap_or_else(|| (dir.join(entries_file_name(next_index)), 0));
+    let options = OpenOptions {
+        read: true,
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let file = rt
+        .open(&path, options)
+        .await
+        .map_err(io_error("open", &path))?;
+    for old in done.iter().filter(|old| **old != path) {
+        // A file with entries the snapshot does not hold is never among these but for the one
+        // before the newest, and that one stays.
+        if entries_end(rt, old).await? <= snapshot_index {
+            rt.unlink(old).await.map_err(io_error("unlink", old))?;
+        }
+    }
+    rt.sync_dir(dir).await.map_err(io_error("fsync", dir))?;
+    Ok(Found {
+        entries,
+        next_index,
+        file,
+        path,
+        file_bytes,
+    })
+}
+
+/// Index of the last entry of a file; 0 when it has none.
+async fn entries_end(rt: &Rt, path: &Path) -> Result<u64, MetadataLogError> {
+    let name = path
         .file_name()
         .and_then(|name| name.to_str())
-        .and_then(|name| name.get(..20))
-        .and_then(|digits| digits.parse().ok())
-        .expect("entries files are named by us");
+        .unwrap_or_default();
+    let first_index = first_index_of(name).unwrap_or(0);
+    let decoded = read_entries(rt, path, first_index).await?;
+    Ok(decoded.entries.last().map_or(0, |entry| entry.index))
+}
+
+/// The index in an entries file's name.
+fn first_index_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".entries")?;
+    let legal = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|index| legal && *index > 0)
+}
+
+/// Reads a file's entries and cuts a torn tail.
+async fn read_entries(
+    rt: &Rt,
+    path: &Path,
+    first_index: u64,
+) -> Result<DecodedEntries, MetadataLogError> {
     let bytes = rt
         .read_whole(path, FILE_BYTES_MAX)
         .await
@@ -382,6 +453,14 @@ async fn read_entries(
     if decoded.good_bytes < bytes.len() {
         let cut = bytes.len() - decoded.good_bytes;
         tracing::warn!(path = %path.display(), bytes_cut = cut, "cut a torn tail of the metadata log");
+        let options = OpenOptions {
+            write: true,
+            ..OpenOptions::default()
+        };
+        let file = rt
+            .open(path, options)
+            .await
+            .map_err(io_error("open", path))?;
         file.ftruncate(decoded.good_bytes as u64)
             .await
             .map_err(io_error("truncate", path))?;
@@ -389,3 +468,7 @@ async fn read_entries(
     }
     Ok(decoded)
 }
+
+#[cfg(test)]
+#[path = "local_test.rs"]
+mod tests;

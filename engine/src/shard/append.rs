@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_record::validate::{Validated, Validator};
-use corelog_storage::log::{Admission, AppendError, Appended, LogError, ValidatedBatch};
+use corelog_runtime::Instant;
+use corelog_storage::log::{Admission, AppendError, Appended, ValidatedBatch};
 
 use super::Shard;
 use super::message::{AppendAnswer, AppendItem, AppendRefusal, AppendTerms};
@@ -49,6 +50,8 @@ pub async fn append(
     admitted: Vec<Result<Admitted, PartitionError>>,
     terms: AppendTerms,
 ) -> Vec<AppendResult> {
+    // Only acks=all may time out: a leader's own write is waited for as long as it takes.
+    let deadline = shard.rt.now() + Duration::from_millis(terms.timeout_ms.max(0) as u64);
     let mut appended = Vec::with_capacity(admitted.len());
     for item in admitted {
         appended.push(match item {
@@ -57,34 +60,42 @@ pub async fn append(
         });
     }
     let mut results = Vec::with_capacity(appended.len());
-    let deadline = shard.rt.now() + Duration::from_millis(terms.timeout_ms.max(0) as u64);
     for item in appended {
         results.push(match item {
-            Ok((partition, appended)) if terms.acks != 0 => {
-                let wait = wait_for(&partition, &appended, terms.acks);
-                let left = deadline.saturating_duration_since(shard.rt.now());
-                match shard.rt.timeout(left, wait).await {
-                    Some(Ok(())) => Ok(answer_of(&appended)),
-                    Some(Err(error)) => Err(PartitionError::Log(error).into()),
-                    None => Err(PartitionError::RequestTimedOut.into()),
-                }
+            Ok((partition, appended)) => {
+                acknowledge(shard, &partition, &appended, terms.acks, deadline).await
             }
-            Ok((_, appended)) => Ok(answer_of(&appended)),
             Err(refusal) => Err(refusal),
         });
     }
     results
 }
 
-async fn wait_for(partition: &Partition, appended: &Appended, acks: i16) -> Result<(), LogError> {
-    partition.log.wait(appended).await?;
-    if acks == -1 {
-        partition
-            .log
-            .wait_high_watermark(appended.last_offset + 1)
-            .await?;
+/// Waits for what the acknowledgement promises. acks=0 waits too, though nobody is told: until
+/// then the request's memory is in use.
+async fn acknowledge(
+    shard: &Rc<Shard>,
+    partition: &Partition,
+    appended: &Appended,
+    acks: i16,
+    deadline: Instant,
+) -> AppendResult {
+    let failed = |error| AppendRefusal::from(PartitionError::Log(error));
+    if acks != -1 {
+        partition.log.wait(appended).await.map_err(failed)?;
+        return Ok(answer_of(appended));
     }
-    Ok(())
+    let left = deadline.saturating_duration_since(shard.rt.now());
+    let committed = async {
+        partition.log.wait(appended).await?;
+        let end = appended.last_offset + 1;
+        partition.log.wait_high_watermark(end).await
+    };
+    match shard.rt.timeout(left, committed).await {
+        Some(Ok(())) => Ok(answer_of(appended)),
+        Some(Err(error)) => Err(failed(error)),
+        None => Err(PartitionError::RequestTimedOut.into()),
+    }
 }
 
 fn answer_of(appended: &Appended) -> AppendAnswer {

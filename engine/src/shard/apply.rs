@@ -2,14 +2,16 @@
 //! until the shard is as the image says.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use corelog_core::Uuid;
 use corelog_core::metadata::image::{Image, Topic};
-use corelog_runtime::ShardId;
+use corelog_runtime::{Rt, ShardId};
 use corelog_storage::checkpoint_files::OffsetMap;
 use corelog_storage::log::{Log, LogParams};
-use corelog_storage::log_dir::StartKind;
+use corelog_storage::log_dir::{StartKind, read_partition_metadata};
 
 use super::Shard;
 use super::message::{PartitionKey, Request};
@@ -24,7 +26,7 @@ const OPEN_AT_ONCE: usize = 16;
 /// A partition whose log cannot be opened stays out of the shard: its clients get
 /// NOT_LEADER_OR_FOLLOWER, the log says why.
 pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
-    if image.version() < shard.image().version() {
+    if image.version() < shard.image().version() || shard.stopping.get() {
         return;
     }
     refresh_broker_config(shard, &image);
@@ -64,19 +66,41 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
         .topics()
         .flat_map(|topic| keys_on(topic, own).map(|(_, key)| key))
         .collect();
-    for partition in shard.partitions() {
-        if kept.contains(&partition.key) {
-            continue;
+    let mut removed = shard.partitions();
+    removed.retain(|partition| !kept.contains(&partition.key));
+    if removed.is_empty() {
+        return;
+    }
+    for group in removed.chunks(OPEN_AT_ONCE) {
+        let mut deleting = Vec::with_capacity(group.len());
+        for partition in group {
+            shard.remove_partition(&partition.key);
+            partition.fire_waiters();
+            let (shard, partition) = (Rc::clone(shard), Rc::clone(partition));
+            deleting.push(shard.rt.clone().spawn("delete_log", async move {
+                delete(&shard, &partition).await;
+            }));
         }
-        shard.remove_partition(&partition.key);
-        partition.fire_waiters();
-        if let Err(error) = partition.log.clone().delete().await {
-            tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
-                "the log of a deleted topic could not be removed");
+        for task in deleting {
+            task.await;
         }
-        // A topic made again under this name starts from nothing.
-        let forget = Request::ForgetCheckpoint(partition.topic.clone(), partition.key.partition);
-        shard.call(ShardId(0), forget).await;
+    }
+    // Topics made again under these names start from nothing.
+    let names = removed
+        .iter()
+        .map(|p| (p.topic.clone(), p.key.partition))
+        .collect();
+    shard
+        .call(ShardId(0), Request::ForgetCheckpoints(names))
+        .await;
+}
+
+async fn delete(shard: &Shard, partition: &Partition) {
+    if let Err(error) = partition.log.clone().delete().await {
+        // A later log of this name sees by the topic id that these files are not its own.
+        shard.unopened.set(true);
+        tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
+            "the log of a deleted topic could not be removed");
     }
 }
 
@@ -125,7 +149,15 @@ async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &Topi
     };
     let name = (topic.name.to_string(), index);
     let dir = start.log_dir.join(format!("{}-{}", topic.name, index));
-    let exists = shard.rt.stat(&dir).await.is_ok_and(|stat| stat.is_dir);
+    let exists = match set_stranger_aside(shard, &dir, topic.id).await {
+        Ok(exists) => exists,
+        Err(error) => {
+            shard.unopened.set(true);
+            tracing::error!(topic = %topic.name, partition = index, dir = %dir.display(), %error,
+                "the partition's directory could not be looked at; the partition is offline");
+            return;
+        }
+    };
     let checkpointed = |offsets: &OffsetMap| {
         if exists {
             offsets.get(&name).copied().unwrap_or(0)
@@ -169,8 +201,48 @@ async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &Topi
             shard.insert_partition(partition);
         }
         Err(error) => {
+            shard.unopened.set(true);
             tracing::error!(topic = %topic.name, partition = index, dir = %dir.display(), %error,
                 "the log could not be opened; the partition is offline");
         }
     }
+}
+
+/// True when `dir` holds this topic's log. One of another topic id is left from a deletion that a
+/// crash cut short: it is renamed, never opened under this name.
+async fn set_stranger_aside(shard: &Shard, dir: &Path, id: Uuid) -> Result<bool, String> {
+    if !shard.rt.stat(dir).await.is_ok_and(|stat| stat.is_dir) {
+        return Ok(false);
+    }
+    let stored = read_partition_metadata(&shard.rt, dir)
+        .await
+        .map_err(|e| e.to_string())?;
+    match stored {
+        Some(stored) if stored != id.to_bytes() => {
+            rename_to_stray(&shard.rt, dir)
+                .await
+                .map_err(|e| e.to_string())?;
+            Ok(false)
+        }
+        Some(_) | None => Ok(true),
+    }
+}
+
+/// Renames a partition's directory that no topic claims to `<name>.<32 hex>-stray`, as Kafka does:
+/// nothing reads it any more, and nothing deletes it.
+pub async fn rename_to_stray(rt: &Rt, dir: &Path) -> std::io::Result<()> {
+    let name = dir
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let stray = format!(
+        "{name}.{:016x}{:016x}-stray",
+        rt.random_u64(),
+        rt.random_u64()
+    );
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    rt.rename(dir, parent.join(&stray)).await?;
+    rt.sync_dir(parent).await?;
+    tracing::warn!(dir = %dir.display(), renamed_to = stray, "no topic claims this directory");
+    Ok(())
 }

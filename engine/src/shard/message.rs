@@ -184,8 +184,8 @@ pub enum Request {
     Adopt(SocketHandle, Arc<str>),
     /// Lower a partition's checkpoints to an offset, durably (shard 0).
     LowerCheckpoint(String, i32, i64),
-    /// Drop a deleted partition from the checkpoints, durably (shard 0).
-    ForgetCheckpoint(String, i32),
+    /// Drop deleted partitions from the checkpoints, durably (shard 0).
+    ForgetCheckpoints(Vec<(String, i32)>),
     /// A copy of the counters.
     Stats,
     /// Flush logs and give their recovery points and high watermarks.

@@ -78,8 +78,10 @@ pub struct Shard {
     pub load: Arc<[std::sync::atomic::AtomicUsize]>,
     /// Resolves [`Shard::stopped`].
     pub(crate) exit: Notify,
-    /// No connection is taken any more.
+    /// No connection and no metadata is taken any more.
     pub(crate) stopping: Cell<bool>,
+    /// A log of this shard could not be opened or deleted: the stop is not clean.
+    pub(crate) unopened: Cell<bool>,
     /// The log directory, on shard 0.
     pub(crate) log_dir: RefCell<Option<Rc<LogDir>>>,
     pub(crate) exiting: Cell<bool>,
@@ -109,6 +111,7 @@ impl Shard {
             load: parts.load,
             exit: Notify::new(),
             stopping: Cell::new(false),
+            unopened: Cell::new(false),
             log_dir: RefCell::new(None),
             exiting: Cell::new(false),
             start: RefCell::new(None),
@@ -257,10 +260,13 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             }
             Response::Read(answers)
         }),
-        Request::WaitForData(wait) => answer(shard, "wait_for_data", reply, |shard| async move {
-            read::wait_for_data(&shard, wait).await;
-            Response::DataReady
-        }),
+        Request::WaitForData(wait) => match read::begin_wait(shard, &wait) {
+            None => reply.send(Response::DataReady),
+            Some(waiter) => answer(shard, "wait_for_data", reply, |shard| async move {
+                read::end_wait(&shard, &wait, waiter).await;
+                Response::DataReady
+            }),
+        },
         Request::CancelWait(id) => {
             read::cancel_wait(shard, id);
             reply.send(Response::Done);
@@ -308,24 +314,23 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             reply.send(Response::Done);
         }
         Request::LowerCheckpoint(topic, partition, offset) => {
-            answer(shard, "lower_checkpoint", reply, |shard| async move {
-                Response::Lowered(match shard.log_dir.borrow().clone() {
+            let dir = shard.log_dir.borrow().clone();
+            answer(shard, "lower_checkpoint", reply, |_| async move {
+                Response::Lowered(match dir {
                     Some(dir) => dir
                         .lower(&topic, partition, offset)
                         .await
                         .map_err(|e| e.to_string()),
-                    None => Ok(()),
+                    None => Err("the log directory is not open on this shard".to_owned()),
                 })
             });
         }
-        Request::ForgetCheckpoint(topic, partition) => {
-            answer(shard, "forget_checkpoint", reply, |shard| async move {
-                Response::Lowered(match shard.log_dir.borrow().clone() {
-                    Some(dir) => dir
-                        .forget(&topic, partition)
-                        .await
-                        .map_err(|e| e.to_string()),
-                    None => Ok(()),
+        Request::ForgetCheckpoints(partitions) => {
+            let dir = shard.log_dir.borrow().clone();
+            answer(shard, "forget_checkpoints", reply, |_| async move {
+                Response::Lowered(match dir {
+                    Some(dir) => dir.forget(&partitions).await.map_err(|e| e.to_string()),
+                    None => Err("the log directory is not open on this shard".to_owned()),
                 })
             });
         }
@@ -393,8 +398,9 @@ async fn checkpoint(shard: &Rc<Shard>) -> Vec<CheckpointMarks> {
 
 /// Closes connections, then logs. The flag is true when every log was closed cleanly.
 async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
+    shard.stopping.set(true);
     crate::connection::close_all(shard).await;
-    let mut clean = true;
+    let mut clean = !shard.unopened.get();
     let mut closed = Vec::new();
     for partition in shard.partitions() {
         partition.fire_waiters();

@@ -77,26 +77,27 @@ pub async fn read(shard: &Rc<Shard>, item: &ReadItem) -> ReadAnswer {
     answer
 }
 
-/// Resolves when any partition has data past what was seen, when one of them is gone, or at the
-/// deadline.
-pub async fn wait_for_data(shard: &Rc<Shard>, wait: DataWait) {
+/// Puts a waiter at every partition of a wait, at once, so that a cancel that comes right after
+/// finds it. `None`: there is news already, or a partition is gone.
+pub fn begin_wait(shard: &Shard, wait: &DataWait) -> Option<Rc<Waiter>> {
     let waiter = Waiter::new();
     for (key, seen) in &wait.seen {
-        match shard.partition(key) {
-            Ok(partition) if partition.log.marks().high_watermark <= *seen => {
-                partition.add_waiter(&waiter)
-            }
-            Ok(_) | Err(_) => return,
+        let partition = shard.partition(key).ok()?;
+        if partition.log.marks().high_watermark > *seen {
+            return None;
         }
+        partition.add_waiter(&waiter);
     }
-    shard
-        .waits
-        .borrow_mut()
-        .insert(wait.id, Rc::downgrade(&waiter));
-    shard
-        .rt
-        .timeout(Duration::from_millis(wait.max_wait_ms), waiter.fired())
-        .await;
+    let weak = Rc::downgrade(&waiter);
+    shard.waits.borrow_mut().insert(wait.id, weak);
+    Some(waiter)
+}
+
+/// Resolves when any partition has data past what was seen, when one of them is gone, at a cancel,
+/// or at the deadline.
+pub async fn end_wait(shard: &Shard, wait: &DataWait, waiter: Rc<Waiter>) {
+    let longest = Duration::from_millis(wait.max_wait_ms);
+    shard.rt.timeout(longest, waiter.fired()).await;
     shard.waits.borrow_mut().remove(&wait.id);
 }
 

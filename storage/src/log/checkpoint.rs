@@ -148,6 +148,11 @@ impl LogInner {
 
     /// An error beside the log itself: without space the log lives on, others end it.
     fn soft_failure(&self, what: &str, error: &io::Error) -> LogError {
+        // Too many open files, or no memory for one: as passing as a full disk.
+        if matches!(error.raw_os_error(), Some(12 | 23 | 24)) {
+            tracing::warn!(what, %error, "put off");
+            return LogError::Io(format!("{what}: {error}").into());
+        }
         match LogError::io(what, error) {
             LogError::NoSpace => LogError::NoSpace,
             _ => self.fail(what, error),

@@ -1,5 +1,7 @@
 //! DescribeConfigs, versions 1 to 4.
 
+use std::collections::BTreeSet;
+
 use kacrab_protocol::generated::ErrorCode;
 use kacrab_protocol::generated::describe_configs_request::{
     DescribeConfigsRequestData, DescribeConfigsResource,
@@ -26,7 +28,13 @@ pub fn describe_configs(
         documentation: version >= 3 && request.include_documentation,
         types: version >= 3,
     };
-    let results = request.resources.iter().map(|resource| {
+    // Once each, however often it is named: an answer is much larger than its question.
+    let mut seen = BTreeSet::new();
+    let once = request
+        .resources
+        .iter()
+        .filter(|resource| seen.insert((resource.resource_type, resource.resource_name.as_str())));
+    let results = once.map(|resource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());

@@ -36,7 +36,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Largest answer to one Fetch."),
     int("max.connection.creation.rate", INT_MAX).min(0).cluster_wide()
         .doc("Connections accepted per second."),
-    int("max.connections", INT_MAX).min(0).cluster_wide()
+    int("max.connections", INT_MAX).min(0).cluster_wide().used()
         .doc("Connections open at once."),
     int("max.connections.per.ip", INT_MAX).min(0).cluster_wide()
         .doc("Connections open at once from one address."),

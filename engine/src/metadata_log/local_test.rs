@@ -1,0 +1,113 @@
+//! Every change of the disk is a crash point: what was committed is delivered again, in order.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use corelog_runtime::Rt;
+use corelog_runtime::sim::{CrashKind, SimConfig, SimWorld, run_until_crash};
+
+use super::LocalLog;
+use crate::metadata_log::{AppliedContent, MetadataLog, Proposed};
+
+const LOG_DIR: &str = "/data";
+
+/// Proposes numbers, with snapshots between; notes each number once it is committed.
+async fn history(rt: Rt, committed: Rc<RefCell<Vec<u8>>>) {
+    rt.mkdir_all(Path::new(LOG_DIR))
+        .await
+        .expect("the simulated disk has room");
+    rt.sync_dir("/").await.expect("the root is there");
+    let log = LocalLog::open(&rt, Path::new(LOG_DIR), 1)
+        .await
+        .expect("a fresh log opens");
+    let mut image = replay(&log).await;
+    for number in 1..=12u8 {
+        let term = log.leader_term().expect("this log leads");
+        let Proposed::Committed(index) = log.propose(term, vec![number]).await else {
+            return;
+        };
+        committed.borrow_mut().push(number);
+        log.next_applied().await;
+        image.push(number);
+        if number % 4 == 0 {
+            log.offer_snapshot(index, image.clone()).await;
+        }
+    }
+}
+
+/// All numbers up to the blank entry of this process's term.
+async fn replay(log: &LocalLog) -> Vec<u8> {
+    let mut image = Vec::new();
+    loop {
+        let applied = log.next_applied().await;
+        match applied.content {
+            AppliedContent::Snapshot(whole) => image = whole,
+            AppliedContent::Records(number) => image.extend(number),
+            AppliedContent::Blank if Some(applied.term) == log.leader_term() => return image,
+            AppliedContent::Blank => {}
+        }
+    }
+}
+
+fn crashed_at(kind: CrashKind, at: u64, seed: u64) -> bool {
+    let config = SimConfig {
+        crash_at: Some(at),
+        crash_kind: kind,
+        ..SimConfig::default()
+    };
+    let world = SimWorld::new(seed, config);
+    let committed = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&committed);
+    let ended = run_until_crash(&world, |rt| history(rt, noted)).is_some();
+    world.set_crash_at(None);
+    let found = run_until_crash(&world, |rt| async move {
+        rt.mkdir_all(Path::new(LOG_DIR))
+            .await
+            .expect("made, or there");
+        let log = LocalLog::open(&rt, Path::new(LOG_DIR), 1).await;
+        let log = log.unwrap_or_else(|error| panic!("{kind:?} at {at}: {error}"));
+        replay(&log).await
+    });
+    let found = found.expect("no crash is planned");
+    let committed = committed.borrow();
+    // What was proposed and not answered may be there too, and nothing else.
+    assert!(
+        found.starts_with(&committed),
+        "{kind:?} at {at}: {committed:?} became {found:?}"
+    );
+    assert!(
+        found.len() <= committed.len() + 1,
+        "{kind:?} at {at}: {committed:?} became {found:?}"
+    );
+    ended
+}
+
+#[test]
+fn r52_committed_metadata_survives_a_crash_at_every_change_of_the_disk() {
+    for kind in [CrashKind::KillProcess, CrashKind::PowerLoss] {
+        for seed in 0..8 {
+            let mut at = 1;
+            while !crashed_at(kind, at, seed) {
+                at += 1;
+            }
+            assert!(at > 30, "the history has only {at} changes");
+        }
+    }
+}
+
+#[test]
+fn a_missing_snapshot_is_damage_and_not_an_empty_cluster() {
+    let world = SimWorld::new(1, SimConfig::default());
+    run_until_crash(&world, |rt| history(rt, Rc::default())).expect("no crash is planned");
+    let error = run_until_crash(&world, |rt| async move {
+        let snapshot = Path::new(LOG_DIR).join(super::DIRECTORY).join("snapshot");
+        rt.unlink(&snapshot).await.expect("it is there");
+        LocalLog::open(&rt, Path::new(LOG_DIR), 1)
+            .await
+            .err()
+            .map(|e| e.to_string())
+    });
+    let error = error.flatten().expect("the log must not open");
+    assert!(error.contains("is missing"), "{error}");
+}
