@@ -1,0 +1,254 @@
+//! A broker process on a directory below cargo's directory for tests. It is killed when its handle is dropped.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use corelog_runtime::blocking;
+
+use super::Connection;
+
+/// Longest wait of [`poll`]. Only a hang comes near it.
+const POLL_MAX: Duration = Duration::from_secs(30);
+const POLL_PAUSE: Duration = Duration::from_millis(2);
+
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
+/// Asks until there is an answer; panics with `what` when none comes.
+#[track_caller]
+pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = blocking::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < POLL_MAX, "{what}: waited in vain");
+        blocking::sleep(POLL_PAUSE);
+    }
+}
+
+/// A directory for one test; kept when the test fails.
+pub struct DataDir {
+    path: PathBuf,
+    starts: AtomicUsize,
+}
+
+impl DataDir {
+    pub fn new(test: &str) -> DataDir {
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{test}-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        blocking::create_dir_all(&path).unwrap();
+        DataDir {
+            path,
+            starts: AtomicUsize::new(0),
+        }
+    }
+
+    /// What the broker gets as `log.dirs`.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// Starts a broker with so many shards.
+    pub fn start(&self, shards: usize) -> Broker {
+        self.start_with(shards, &[])
+    }
+
+    /// Starts a broker with further overrides.
+    pub fn start_with(&self, shards: usize, overrides: &[&str]) -> Broker {
+        self.start_file(None, shards, overrides)
+    }
+
+    /// Starts a broker with a configuration file.
+    #[track_caller]
+    pub fn start_file(&self, file: Option<&Path>, shards: usize, overrides: &[&str]) -> Broker {
+        match self.try_start(file, shards, overrides) {
+            Ok(broker) => broker,
+            Err((status, log)) => panic!("the broker ended before it was ready: {status}\n{log}"),
+        }
+    }
+
+    /// Starts a broker, or gives its exit status and what it said.
+    pub fn try_start(
+        &self,
+        file: Option<&Path>,
+        shards: usize,
+        overrides: &[&str],
+    ) -> Result<Broker, (ExitStatus, String)> {
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        let said = self.path.join(format!("stdout.{start}"));
+        let log = self.path.join(format!("stderr.{start}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelogd"));
+        command.args(file);
+        let mut set = |pair: &str| {
+            command.args(["--override", pair]);
+        };
+        set(&format!("log.dirs={}", self.logs().display()));
+        set("listeners=PLAINTEXT://127.0.0.1:0");
+        set("advertised.listeners=PLAINTEXT://127.0.0.1:0");
+        set("corelog.http.listener=127.0.0.1:0");
+        set("corelog.memory.bytes=67108864");
+        set(&format!("corelog.shards={shards}"));
+        overrides.iter().for_each(|pair| set(pair));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(create(&said))
+            .stderr(create(&log))
+            .env_remove("CORELOG_LOG")
+            .spawn()
+            .unwrap();
+        let mut broker = Broker {
+            child,
+            kafka: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log,
+        };
+        let outcome = poll("the ready line", || {
+            let text = blocking::read_to_string(&said).unwrap();
+            if text.ends_with('\n') && text.starts_with("ready ") {
+                return Some(Ok(text));
+            }
+            broker.child.try_wait().unwrap().map(Err)
+        });
+        let ready = outcome.map_err(|status| (status, broker.log()))?;
+        let field = |name: &str| {
+            let mut fields = ready.split_whitespace();
+            fields
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+                .unwrap_or_else(|| panic!("{name} in {ready}"))
+        };
+        broker.kafka = field("kafka");
+        broker.http = field("http");
+        Ok(broker)
+    }
+
+    /// Files of a partition whose names end so, in order.
+    pub fn files(&self, topic: &str, partition: i32, suffix: &str) -> Vec<PathBuf> {
+        let dir = self.logs().join(format!("{topic}-{partition}"));
+        let entries = blocking::read_dir(dir).unwrap();
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.to_string_lossy().ends_with(suffix))
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = blocking::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn create(path: &Path) -> std::fs::File {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    blocking::open_file_with(path, &options).unwrap()
+}
+
+/// A running broker.
+pub struct Broker {
+    child: Child,
+    /// Where Kafka's protocol is spoken.
+    pub kafka: SocketAddr,
+    /// Where /metrics and /health are.
+    pub http: SocketAddr,
+    log: PathBuf,
+}
+
+impl Broker {
+    /// A new connection.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.kafka)
+    }
+
+    /// What it wrote to its log.
+    pub fn log(&self) -> String {
+        blocking::read_to_string(&self.log).unwrap()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: no memory is passed; the child was not waited for, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let status = poll("the end of the broker", || self.child.try_wait().unwrap());
+        (status, self.log())
+    }
+
+    /// Stops it cleanly and gives what it logged.
+    #[track_caller]
+    pub fn stop(self) -> String {
+        self.signal(libc::SIGTERM);
+        let (status, log) = self.ended();
+        assert!(status.success(), "clean stop: {status}\n{log}");
+        log
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log()
+    }
+
+    /// GET of its HTTP listener: status line and body.
+    pub fn get(&self, path: &str) -> (String, String) {
+        let mut stream = blocking::tcp_connect(self.http).unwrap();
+        stream.set_read_timeout(Some(POLL_MAX)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.lines().next().unwrap_or_default();
+        (status.to_owned(), body.to_owned())
+    }
+
+    /// A metric's sum over all shards; only lines that have all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let (status, body) = self.get("/metrics");
+        assert!(status.ends_with("200 OK"), "{status}");
+        let mut found = false;
+        let mut sum = 0;
+        for line in body.lines() {
+            let of_name = line
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{'));
+            if of_name && labels.iter().all(|label| line.contains(label)) {
+                let value = line.rsplit(' ').next().unwrap_or_default();
+                sum += value.parse::<u64>().unwrap();
+                found = true;
+            }
+        }
+        assert!(found || !labels.is_empty(), "no metric {name}");
+        sum
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tests share: a broker process, a blocking connection, topics and batches.
+
+pub mod batches;
+pub mod broker;
+pub mod connection;
+pub mod requests;
+
+pub use batches::{Row, batch, noise, now_ms, parse_rows, sequenced, text_batch, texts, value};
+pub use broker::{Broker, DataDir, poll};
+pub use connection::Connection;
+pub use requests::{BROKER, TOPIC, topic_name};

@@ -1,0 +1,143 @@
+//! Bytes that are no requests close their own connection and nothing else: R20, R64's ground.
+
+use bytes::Bytes;
+use corelog_net::error_code::ErrorCode;
+
+use crate::common::requests::{BY_NAME, produce_request};
+use crate::common::*;
+
+/// A frame: size, api key, version, correlation id 1, null client id, and what follows.
+fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend((10 + rest.len() as i32).to_be_bytes());
+    frame.extend(api_key.to_be_bytes());
+    frame.extend(version.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0xff, 0xff]);
+    frame.extend(rest);
+    frame
+}
+
+fn hostile_inputs() -> Vec<(&'static str, Vec<u8>)> {
+    let sized = |size: i32| [&size.to_be_bytes()[..], &frame(3, 9, &[])[4..]].concat();
+    vec![
+        ("zeros", vec![0; 64]),
+        ("ones", vec![0xff; 64]),
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: kafka\r\n\r\n".to_vec()),
+        (
+            "TLS",
+            [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &noise(1, 300)].concat(),
+        ),
+        ("noise", noise(2, 4096)),
+        ("a negative size", sized(-1)),
+        ("the largest size", sized(i32::MAX)),
+        ("a size of 1 GiB", sized(1 << 30)),
+        ("a size below a header", sized(3)),
+        (
+            "a Fetch of 50 MB",
+            [&50_000_000i32.to_be_bytes()[..], &frame(1, 12, &[])[4..]].concat(),
+        ),
+        ("an unknown API", frame(999, 0, &[0; 8])),
+        ("a negative API", frame(-1, 0, &[0; 8])),
+        ("an API of controllers", frame(52, 0, &[0; 8])),
+        ("a version too high", frame(3, 99, &[0; 8])),
+        ("a version below 0", frame(3, -1, &[0; 8])),
+        ("Metadata without a body", frame(3, 9, &[])),
+        (
+            "Metadata of 2^31 topics",
+            frame(3, 1, &[0x7f, 0xff, 0xff, 0xff]),
+        ),
+        (
+            "Metadata with compact garbage",
+            frame(3, 12, &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ),
+        (
+            "Produce of 2^31 topics",
+            frame(
+                0,
+                3,
+                &[0xff, 0xff, 0, 1, 0, 0, 0, 9, 0x7f, 0xff, 0xff, 0xff],
+            ),
+        ),
+        ("Fetch with noise", frame(1, 12, &noise(3, 200))),
+        ("CreateTopics with noise", frame(19, 7, &noise(4, 200))),
+        ("a client id longer than the frame", {
+            let mut bytes = frame(3, 1, &[0; 4]);
+            bytes[12..14].copy_from_slice(&[0x7f, 0xff]);
+            bytes
+        }),
+    ]
+}
+
+#[test]
+fn r20_hostile_bytes_close_only_their_connection() {
+    let dir = DataDir::new("hostile");
+    let mut broker = dir.start(2);
+    let mut client = broker.connect();
+    client.create_topic("t", 2, &[]);
+    for (base, (what, bytes)) in (0..).zip(hostile_inputs()) {
+        let mut hostile = broker.connect();
+        // The broker may have closed before all was sent.
+        let _ = hostile.send_bytes(&bytes);
+        hostile.finish_sending();
+        assert!(hostile.closes(), "{what}: answered");
+        assert_eq!(
+            client.produce("t", base as i32 % 2, text_batch(&[what])),
+            base / 2,
+            "{what}"
+        );
+    }
+    assert!(broker.metric("corelog_connections_refused_total", &[]) >= 15);
+    assert_eq!(broker.metric("corelog_shard_task_panics_total", &[]), 0);
+    assert!(broker.runs());
+}
+
+#[test]
+fn r20_requests_cut_short_are_dropped() {
+    let dir = DataDir::new("hostile-cut");
+    let broker = dir.start(1);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    let request = produce_request("t", 0, 1, text_batch(&["never"]));
+    let pieces = request.encode_frame(BY_NAME, 1, Some("cut")).unwrap();
+    let whole = Bytes::from(pieces.concat());
+    for cut in (0..whole.len()).step_by(11) {
+        let mut hostile = broker.connect();
+        hostile.send_bytes(&whole[..cut]).unwrap();
+        hostile.finish_sending();
+        assert!(hostile.closes(), "cut at {cut}");
+    }
+    // Every byte of a request damaged in turn: an answer or a closed connection, never a hang.
+    for at in (4..whole.len()).step_by(3) {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 0x55;
+        let mut hostile = broker.connect();
+        let _ = hostile.send_bytes(&bytes);
+        hostile.finish_sending();
+        let _ = hostile.try_receive();
+    }
+    assert_eq!(broker.metric("corelog_shard_task_panics_total", &[]), 0);
+    let answer = client.fetch("t", 0, 0);
+    assert_eq!(answer.error_code, ErrorCode::None);
+    client.produce("t", 0, text_batch(&["still here"]));
+    let last = client.read_all("t", 0).pop().unwrap();
+    assert_eq!(texts(&[last]), ["still here"]);
+}
+
+#[test]
+fn r20_a_produce_larger_than_socket_request_max_bytes_is_not_read() {
+    let dir = DataDir::new("hostile-large");
+    let broker = dir.start_with(1, &["socket.request.max.bytes=100000"]);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    let mut large = broker.connect();
+    let row = Row {
+        timestamp: now_ms(),
+        value: Some(noise(1, 200_000)),
+        ..Row::default()
+    };
+    let records = batch(corelog_record::codec::Codec::None, &[row]);
+    // The broker may have closed before all was sent.
+    let _ = large.try_send_produce(BY_NAME, &produce_request("t", 0, 1, records));
+    assert!(large.closes());
+    assert_eq!(client.produce("t", 0, text_batch(&["fits"])), 0);
+}

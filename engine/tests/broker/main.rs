@@ -1,0 +1,18 @@
+//! Tests of the broker as a process: the real binary on a directory of its own, spoken to over TCP.
+//!
+//! A test that shows a promise carries its number in its name. Nothing here asserts a duration; waits are polls with a
+//! bound.
+
+mod common;
+
+mod configuration;
+mod consuming;
+mod durability;
+mod errors;
+mod hostile;
+mod idempotence;
+mod model;
+mod operating;
+mod producing;
+mod records;
+mod versions;
