@@ -231,9 +231,11 @@ async fn handle_frame(
             .await
             .map_err(End::Malformed)?;
         let waited = shard.rt.now().saturating_duration_since(began).as_micros() as u64;
-        let mut latency = shard.stats.fetch_latency_us.borrow_mut();
-        latency.saturating_record(waited);
-        drop(latency);
+        shard
+            .stats
+            .fetch_latency_us
+            .borrow_mut()
+            .saturating_record(waited);
         return send::send(shard, connection, parts)
             .await
             .map_err(End::Send);
@@ -312,7 +314,7 @@ pub async fn close_idle(shard: &Rc<Shard>) {
         let is_idle = |c: &&Rc<Connection>| {
             let idle = now.saturating_duration_since(c.last_used.get());
             // With answers due, neither a byte came nor left for so long: the client is stuck.
-            idle > idle_max && (c.slots.len() == 0 || idle > idle_max + STUCK_GRACE)
+            idle > idle_max && (c.slots.is_empty() || idle > idle_max + STUCK_GRACE)
         };
         open.values().filter(is_idle).cloned().collect()
     };

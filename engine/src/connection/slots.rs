@@ -48,6 +48,11 @@ impl Slots {
         self.answers.borrow().len()
     }
 
+    /// No request is under way.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Waits until fewer than `max` requests are under way.
     pub async fn below(&self, max: usize) {
         while self.len() >= max {
@@ -57,7 +62,7 @@ impl Slots {
 
     /// Waits until every answer was handed to the socket.
     pub async fn drained(&self) {
-        while self.len() > 0 || self.sending.get() {
+        while !self.is_empty() || self.sending.get() {
             self.changed.notified().await;
         }
     }

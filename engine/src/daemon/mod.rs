@@ -256,8 +256,11 @@ fn start_shards(
     })
 }
 
+/// A listener's name and where it listens.
+type NamedAddress = (String, SocketAddr);
+
 /// Binds every listener that is not the controller's.
-fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<(String, SocketAddr)>), StartError> {
+fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<NamedAddress>), StartError> {
     let mut bound = Vec::new();
     let mut addresses = Vec::new();
     for listener in &config.listeners {

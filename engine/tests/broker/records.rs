@@ -9,7 +9,7 @@ use crate::common::*;
 fn kinds_of_records(now: i64) -> Vec<Row> {
     let bytes = |text: &str| Some(text.as_bytes().to_vec());
     let header = |number: usize| {
-        let value = (number % 3 != 0).then(|| noise(number as u64, number));
+        let value = (!number.is_multiple_of(3)).then(|| noise(number as u64, number));
         (format!("header-{number}").into_bytes(), value)
     };
     let row = |key, value, headers| Row {
