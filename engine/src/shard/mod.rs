@@ -205,8 +205,8 @@ impl Shard {
             Some(topic) if topic.partition(key.partition).is_some() => {
                 Err(PartitionError::NotLeaderOrFollower)
             }
-            Some(_) => Err(PartitionError::UnknownTopicOrPartition),
-            None => Err(PartitionError::UnknownTopicId),
+            // Not UnknownTopicId: the client may have asked by name, before that code existed.
+            Some(_) | None => Err(PartitionError::UnknownTopicOrPartition),
         }
     }
 
