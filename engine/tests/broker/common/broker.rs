@@ -124,6 +124,10 @@ impl DataDir {
         };
         broker.kafka = field("kafka");
         broker.http = field("http");
+        // Log lines are written by a thread of their own: with this one, all of the start are there.
+        poll("the log of the start", || {
+            broker.log().contains("ready kafka=").then_some(())
+        });
         Ok(broker)
     }
 
