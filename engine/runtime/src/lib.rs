@@ -36,7 +36,9 @@ pub mod timer;
 pub mod uring;
 
 pub use buf::{AlignedBuf, BLOCK_BYTES, BufferPool, ChunkWriter};
-pub use driver::{DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat};
+pub use driver::{
+    DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
+};
 pub use env::{EnvError, EnvReport, check_direct_io, check_environment};
 pub use files::File;
 pub use gateway::{Gateway, ReplyHandle};

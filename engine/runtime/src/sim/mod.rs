@@ -21,7 +21,8 @@ mod tree;
 mod world;
 
 pub use config::{
-    CrashKind, CrashMoment, Device, Fault, FaultCounters, FaultPlan, Latencies, OpKind, ScriptedFault, SimConfig,
+    CrashKind, CrashMoment, Device, Fault, FaultCounters, FaultPlan, Latencies, OpKind,
+    ScriptedFault, SimConfig,
 };
 pub use driver::SimDriver;
 pub use world::{SimWorld, run_until_crash};
