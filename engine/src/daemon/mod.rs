@@ -30,7 +30,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use self::boot::{Bound, advertise, shard_main};
 use self::memory::ShardMemory;
 use crate::control_plane::{self, ControlPlane, HttpServer};
-use crate::shard::message::{Request, Response};
+use crate::shard::message::{Operation, Request, Response};
 
 /// Messages a shard's inbox holds before senders keep theirs.
 const INBOX_MESSAGES: usize = 4096;
@@ -355,7 +355,7 @@ impl Running {
         match control_plane::start(address, plane) {
             Ok(server) => Ok(Some(server)),
             Err(error) => {
-                self.ask(ShardId(0), || Request::Shutdown);
+                self.ask(ShardId(0), || Request::Operate(Operation::Shutdown));
                 Err(cannot_listen(key, address, &error))
             }
         }
@@ -376,9 +376,9 @@ impl Running {
     fn stop(self, signals: &Receiver<()>) {
         let (done, stopped) = bounded(1);
         let worker = blocking::spawn("stop", move || {
-            self.ask(ShardId(0), || Request::Shutdown);
+            self.ask(ShardId(0), || Request::Operate(Operation::Shutdown));
             for shard in 0..self.shared.load.len() {
-                self.ask(ShardId(shard as u16), || Request::Exit);
+                self.ask(ShardId(shard as u16), || Request::Operate(Operation::Exit));
             }
             for thread in self.threads {
                 let _ = thread.join();

@@ -6,13 +6,13 @@ use corelog_runtime::ShardId;
 
 use super::background;
 use crate::shard::Shard;
-use crate::shard::message::{Request, Response};
+use crate::shard::message::{Operation, Request, Response};
 
 /// Stops all shards. The clean marker is written only when every log closed cleanly and every
 /// checkpoint is durable. Shard: 0.
 pub async fn shutdown(shard: &Rc<Shard>) {
     shard.stopping.set(true);
-    let stop = |to: usize| shard.call(ShardId(to as u16), Request::Stop);
+    let stop = |to: usize| shard.call(ShardId(to as u16), Request::Operate(Operation::Stop));
     let calls: Vec<_> = (0..shard.shards()).map(stop).collect();
     let mut marks = Vec::new();
     let mut clean = true;

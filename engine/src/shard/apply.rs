@@ -14,7 +14,7 @@ use corelog_storage::log::{Log, LogParams};
 use corelog_storage::log_dir::{StartKind, read_partition_metadata};
 
 use super::Shard;
-use super::message::{PartitionKey, Request};
+use super::message::{Operation, PartitionKey, Request};
 use super::partition::Partition;
 use crate::topic_settings::{TopicSettings, resolve};
 
@@ -91,7 +91,10 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
         .map(|p| (p.topic.clone(), p.key.partition))
         .collect();
     shard
-        .call(ShardId(0), Request::ForgetCheckpoints(names))
+        .call(
+            ShardId(0),
+            Request::Operate(Operation::ForgetCheckpoints(names)),
+        )
         .await;
 }
 

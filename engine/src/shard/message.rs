@@ -182,10 +182,8 @@ pub enum Request {
     Admin(AdminRequest),
     /// Serve this connection of the named listener; nothing was received on it yet.
     Adopt(SocketHandle, Arc<str>),
-    /// Lower a partition's checkpoints to an offset, durably (shard 0).
-    LowerCheckpoint(String, i32, i64),
-    /// Drop deleted partitions from the checkpoints, durably (shard 0).
-    ForgetCheckpoints(Vec<(String, i32)>),
+    /// What the daemon does with a shard.
+    Operate(Operation),
     /// A copy of the counters.
     Stats,
     /// Flush logs and give their recovery points and high watermarks.
@@ -194,6 +192,14 @@ pub enum Request {
     Marks,
     /// What the start found on disk; comes before the first image.
     Begin(Arc<StartState>),
+}
+
+/// Requests beside the way of records: checkpoint files, and the stop.
+pub enum Operation {
+    /// Lower a partition's checkpoints to an offset, durably (shard 0).
+    LowerCheckpoint(String, i32, i64),
+    /// Drop deleted partitions from the checkpoints, durably (shard 0).
+    ForgetCheckpoints(Vec<(String, i32)>),
     /// Close connections and logs.
     Stop,
     /// Stop all shards and leave a clean marker (shard 0).

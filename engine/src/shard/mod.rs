@@ -22,7 +22,7 @@ use corelog_runtime::{Rt, ShardId};
 use corelog_storage::log_dir::LogDir;
 use corelog_storage::shard::ShardStorage;
 
-use self::message::{CheckpointMarks, PartitionKey, Request, Response};
+use self::message::{CheckpointMarks, Operation, PartitionKey, Request, Response};
 use self::partition::{Partition, Waiter};
 use crate::connection::Connections;
 use crate::controller::Controller;
@@ -313,7 +313,18 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             crate::connection::serve(shard, socket, listener);
             reply.send(Response::Done);
         }
-        Request::LowerCheckpoint(topic, partition, offset) => {
+        Request::Stats => reply.send(Response::Stats(Box::new(stats(shard)))),
+        Request::Checkpoint => answer(shard, "checkpoint", reply, |shard| async move {
+            Response::Checkpoint(checkpoint(&shard).await)
+        }),
+        Request::Marks => reply.send(Response::Checkpoint(marks(shard))),
+        Request::Operate(operation) => operate(shard, operation, reply),
+    }
+}
+
+fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
+    match operation {
+        Operation::LowerCheckpoint(topic, partition, offset) => {
             let dir = shard.log_dir.borrow().clone();
             answer(shard, "lower_checkpoint", reply, |_| async move {
                 Response::Lowered(match dir {
@@ -325,7 +336,7 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
                 })
             });
         }
-        Request::ForgetCheckpoints(partitions) => {
+        Operation::ForgetCheckpoints(partitions) => {
             let dir = shard.log_dir.borrow().clone();
             answer(shard, "forget_checkpoints", reply, |_| async move {
                 Response::Lowered(match dir {
@@ -334,20 +345,15 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
                 })
             });
         }
-        Request::Stats => reply.send(Response::Stats(Box::new(stats(shard)))),
-        Request::Checkpoint => answer(shard, "checkpoint", reply, |shard| async move {
-            Response::Checkpoint(checkpoint(&shard).await)
-        }),
-        Request::Marks => reply.send(Response::Checkpoint(marks(shard))),
-        Request::Stop => answer(shard, "stop", reply, |shard| async move {
+        Operation::Stop => answer(shard, "stop", reply, |shard| async move {
             let (marks, clean) = stop(&shard).await;
             Response::Stopped(marks, clean)
         }),
-        Request::Shutdown => answer(shard, "shutdown", reply, |shard| async move {
+        Operation::Shutdown => answer(shard, "shutdown", reply, |shard| async move {
             crate::daemon::shutdown::shutdown(&shard).await;
             Response::Done
         }),
-        Request::Exit => {
+        Operation::Exit => {
             reply.send(Response::Done);
             shard.exiting.set(true);
             shard.exit.notify_all();

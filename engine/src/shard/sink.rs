@@ -9,7 +9,7 @@ use corelog_runtime::ShardId;
 use corelog_storage::shard::CheckpointSink;
 
 use super::Shard;
-use super::message::{Request, Response};
+use super::message::{Operation, Request, Response};
 
 /// Lowers a partition's checkpoints through shard 0.
 pub struct DirectorySink {
@@ -37,7 +37,11 @@ impl CheckpointSink for DirectorySink {
             let gone = || io::Error::other("the shard that writes checkpoints is gone");
             let shard = self.shard.upgrade().ok_or_else(gone)?;
             let offset = recovery_point.min(high_watermark);
-            let request = Request::LowerCheckpoint(topic.to_owned(), partition, offset);
+            let request = Request::Operate(Operation::LowerCheckpoint(
+                topic.to_owned(),
+                partition,
+                offset,
+            ));
             match shard.call(ShardId(0), request).await {
                 Some(Response::Lowered(Ok(()))) => Ok(()),
                 Some(Response::Lowered(Err(why))) => Err(io::Error::other(why)),

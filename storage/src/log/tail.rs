@@ -43,6 +43,21 @@ impl Entry {
         }
         None
     }
+
+    /// Bytes of its batches below `written_end`: a set of several writes completes piece by piece.
+    fn visible_bytes(&self, written_end: i64) -> u64 {
+        if self.end_offset <= written_end {
+            return self.len;
+        }
+        let mut at = 0;
+        while let Some(header) = self.header_at(at) {
+            if header.next_offset() > written_end {
+                break;
+            }
+            at += header.size_bytes() as u64;
+        }
+        at.min(self.len)
+    }
 }
 
 /// A run of whole batches found in the tail.
@@ -191,13 +206,15 @@ impl LogTail {
         let mut found = Vec::new();
         let (mut at, mut left) = (at, max);
         for entry in entries.iter().skip(first) {
-            let is_next =
-                entry.segment == segment && entry.position <= at && at < entry.position + entry.len;
-            if !is_next || entry.end_offset > written_end || left == 0 {
+            let visible_end = entry.position + entry.visible_bytes(written_end);
+            let is_next = entry.segment == segment && entry.position <= at && at < visible_end;
+            if !is_next || left == 0 {
                 break;
             }
             entry.touched.set(true);
             let mut skip = at - entry.position;
+            let left_after = left.saturating_sub(visible_end - at);
+            left = left.min(visible_end - at);
             for piece in &entry.data {
                 let len = piece.len() as u64;
                 if skip >= len {
@@ -212,6 +229,7 @@ impl LogTail {
                 at += n;
                 left -= n;
             }
+            left += left_after;
         }
         (!found.is_empty()).then_some(found)
     }
