@@ -126,7 +126,7 @@ pub async fn run(cluster: &Cluster, command: Command) -> Result<()> {
                 key.unwrap_or_default()
             );
             for entry in entries {
-                println!("{entry}");
+                crate::say!("{entry}");
             }
             Ok(())
         }

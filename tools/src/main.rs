@@ -3,6 +3,17 @@
 //! It speaks to any Kafka-compatible broker through [`corelog_net::client`] and must never know how a broker works
 //! inside. Start reading at [`Command`]; each command is a file.
 
+/// `println!` that ends the program quietly when the reader of its output has seen enough.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        if writeln!(std::io::stdout(), $($arg)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+pub(crate) use say;
+
 mod cluster;
 mod configs;
 mod consume;

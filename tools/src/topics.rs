@@ -80,7 +80,7 @@ async fn list(cluster: &Cluster) -> Result<()> {
         .collect();
     names.sort_by_key(|name| name.as_str());
     for name in names {
-        println!("{name}");
+        crate::say!("{name}");
     }
     Ok(())
 }
@@ -112,9 +112,10 @@ async fn create(
         .context("the broker said nothing about the topic")?;
     check(result.error_code, result.error_message.as_ref())
         .with_context(|| format!("topic {name}"))?;
-    println!(
+    crate::say!(
         "created {name}: {} partitions, replication factor {}",
-        result.num_partitions, result.replication_factor
+        result.num_partitions,
+        result.replication_factor
     );
     Ok(())
 }
@@ -122,7 +123,7 @@ async fn create(
 async fn describe_topic(cluster: &Cluster, name: &str) -> Result<()> {
     let (_, mut topic) = cluster.topic(name).await?;
     let internal = if topic.is_internal { " (internal)" } else { "" };
-    println!("{name}{internal}: {} partitions", topic.partitions.len());
+    crate::say!("{name}{internal}: {} partitions", topic.partitions.len());
     topic
         .partitions
         .sort_by_key(|partition| partition.partition_index);
@@ -138,7 +139,7 @@ async fn describe_topic(cluster: &Cluster, name: &str) -> Result<()> {
                 offsets = format!(" offsets={}..{}", first.offset, end.offset);
             }
         }
-        println!(
+        crate::say!(
             "  partition={index} leader={} epoch={} replicas={:?} isr={:?}{offsets}",
             partition.leader_id,
             partition.leader_epoch,
@@ -151,7 +152,7 @@ async fn describe_topic(cluster: &Cluster, name: &str) -> Result<()> {
         .iter()
         .filter(|entry| entry.is_set_here())
     {
-        println!("  {entry}");
+        crate::say!("  {entry}");
     }
     Ok(())
 }
@@ -171,7 +172,7 @@ async fn alter(cluster: &Cluster, name: &str, partitions: i32) -> Result<()> {
         .context("the broker said nothing about the topic")?;
     check(result.error_code, result.error_message.as_ref())
         .with_context(|| format!("topic {name}"))?;
-    println!("{name} has {partitions} partitions");
+    crate::say!("{name} has {partitions} partitions");
     Ok(())
 }
 
@@ -191,6 +192,6 @@ async fn delete(cluster: &Cluster, name: &str) -> Result<()> {
         .context("the broker said nothing about the topic")?;
     check(result.error_code, result.error_message.as_ref())
         .with_context(|| format!("topic {name}"))?;
-    println!("deleted {name}");
+    crate::say!("deleted {name}");
     Ok(())
 }
