@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod errors;
 pub mod metadata_log;
 mod race;
+pub mod request_memory;
 pub mod shard;
 pub mod stats;
 pub mod topic_settings;

@@ -10,14 +10,14 @@ use corelog_core::metadata::image::{Image, Topic};
 use corelog_net::error_code::ErrorCode;
 use corelog_net::fetch::{
     EpochEndOffset, FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse,
-    FetchTopic, FetchTopicResponse, Part, RecordRange, ResponseBuilder, TOPIC_ID_VERSION,
+    FetchTopicResponse, Part, RecordRange, ResponseBuilder, TOPIC_ID_VERSION,
 };
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_storage::log::FileRange;
 
-use super::{Connection, topic_id};
+use super::{Connection, find_topic};
 use crate::errors::{PartitionError, error_code};
 use crate::shard::Shard;
 use crate::shard::message::{DataWait, PartitionKey, ReadAnswer, ReadItem, Request, Response};
@@ -101,31 +101,17 @@ fn session_error(request: &FetchRequest) -> Option<ErrorCode> {
 fn resolve(image: &Image, request: &FetchRequest, version: i16, max_bytes: usize) -> Vec<Asked> {
     let mut asked = Vec::new();
     for topic in &request.topics {
-        let known = find_topic(image, topic, version);
+        let known = find_topic(
+            image,
+            version >= TOPIC_ID_VERSION,
+            &topic.name,
+            &topic.topic_id,
+        );
         for partition in &topic.partitions {
             asked.push(resolve_one(&known, partition, max_bytes));
         }
     }
     asked
-}
-
-fn find_topic<'a>(
-    image: &'a Image,
-    topic: &FetchTopic,
-    version: i16,
-) -> Result<&'a Topic, PartitionError> {
-    if version >= TOPIC_ID_VERSION {
-        let id = topic_id(&topic.topic_id);
-        image
-            .topic_by_id(&id)
-            .map(AsRef::as_ref)
-            .ok_or(PartitionError::UnknownTopicId)
-    } else {
-        image
-            .topic(&topic.name)
-            .map(AsRef::as_ref)
-            .ok_or(PartitionError::UnknownTopicOrPartition)
-    }
 }
 
 fn resolve_one(

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_core::Uuid;
+use corelog_core::metadata::image::{Image, Topic};
 use corelog_net::api::ApiKey;
 use corelog_net::cold::decode_charge_bytes;
 use corelog_net::frame::{FrameLimits, RequestFrame};
@@ -34,6 +35,7 @@ use corelog_runtime::{Instant, Task};
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
 use self::slots::Slots;
+use crate::errors::PartitionError;
 use crate::shard::Shard;
 use crate::stats::add;
 
@@ -191,7 +193,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
         if or_closing(connection, room).await.is_none() {
             return End::Closing;
         }
-        let next = reader.next(&shard.request_memory, shard.request_bytes_max);
+        let next = reader.next(&shard.request_memory);
         let frame = match or_closing(connection, next).await {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return End::Frame(error),
@@ -241,7 +243,7 @@ async fn handle_frame(
             .map_err(End::Send);
     }
     // Structs take many times the bytes they came in.
-    let charge = decode_charge_bytes(request.body.len()).min(shard.request_bytes_max);
+    let charge = decode_charge_bytes(request.body.len());
     let _decoded = or_closing(connection, shard.request_memory.acquire(charge))
         .await
         .ok_or(End::Closing)?;
@@ -346,4 +348,22 @@ pub async fn close_all(shard: &Rc<Shard>) {
 pub(crate) fn topic_id(bytes: &[u8; 16]) -> Uuid {
     let number = u128::from_be_bytes(*bytes);
     Uuid::from_parts((number >> 64) as u64, number as u64)
+}
+
+/// The topic a request means: by id from the version on that has ids, before that by name.
+pub(crate) fn find_topic<'a>(
+    image: &'a Image,
+    by_id: bool,
+    name: &str,
+    id: &[u8; 16],
+) -> Result<&'a Topic, PartitionError> {
+    let (found, unknown) = if by_id {
+        (
+            image.topic_by_id(&topic_id(id)),
+            PartitionError::UnknownTopicId,
+        )
+    } else {
+        (image.topic(name), PartitionError::UnknownTopicOrPartition)
+    };
+    found.map(AsRef::as_ref).ok_or(unknown)
 }

@@ -15,7 +15,7 @@ use corelog_net::wire::{WireError, WireStr};
 use corelog_runtime::sync::Permit;
 use corelog_runtime::{Instant, ShardId};
 
-use super::{Connection, fill, topic_id};
+use super::{Connection, fill, find_topic, topic_id};
 use crate::errors::{PartitionError, error_code};
 use crate::shard::Shard;
 use crate::shard::append::{admit, append};
@@ -110,7 +110,12 @@ fn take_apart(image: &Image, request: &ProduceRequest, version: i16) -> Work {
     };
     let refused = refused_whole(request);
     for topic in &request.topics {
-        let known = find_topic(image, topic, version);
+        let known = find_topic(
+            image,
+            version >= TOPIC_ID_VERSION,
+            &topic.name,
+            &topic.topic_id,
+        );
         for partition in &topic.partitions {
             let place = work.results.len();
             let target = match (&refused, &known) {
@@ -140,25 +145,6 @@ fn refused_whole(request: &ProduceRequest) -> Option<PartitionError> {
         .transactional_id
         .as_ref()
         .map(|_| PartitionError::TransactionsNotServed)
-}
-
-fn find_topic<'a>(
-    image: &'a Image,
-    topic: &ProduceTopic,
-    version: i16,
-) -> Result<&'a Topic, PartitionError> {
-    if version >= TOPIC_ID_VERSION {
-        let id = topic_id(&topic.topic_id);
-        image
-            .topic_by_id(&id)
-            .map(AsRef::as_ref)
-            .ok_or(PartitionError::UnknownTopicId)
-    } else {
-        image
-            .topic(&topic.name)
-            .map(AsRef::as_ref)
-            .ok_or(PartitionError::UnknownTopicOrPartition)
-    }
 }
 
 fn target_of(

@@ -9,7 +9,9 @@ use corelog_net::frame::{FrameError, FrameLimits, FramePrefix, PREFIX_BYTES, SIZ
 use corelog_runtime::Rt;
 use corelog_runtime::buf::AlignedBuf;
 use corelog_runtime::driver::SocketHandle;
-use corelog_runtime::sync::{Permit, Semaphore};
+use corelog_runtime::sync::Permit;
+
+use crate::request_memory::RequestMemory;
 
 /// Bytes received ahead of the frame being read. A frame that fits is copied out of here; a larger
 /// one gets memory of its own, into which the socket is read directly.
@@ -76,13 +78,8 @@ impl FrameReader {
         }
     }
 
-    /// The next frame. Its memory is taken from `memory` before its body is read; a frame larger
-    /// than all of `memory_max` waits for all of it.
-    pub async fn next(
-        &mut self,
-        memory: &Semaphore,
-        memory_max: usize,
-    ) -> Result<Frame, ReadFrameError> {
+    /// The next frame. Its memory is taken from `memory` before its body is read.
+    pub async fn next(&mut self, memory: &RequestMemory) -> Result<Frame, ReadFrameError> {
         while self.end - self.start < HEAD_BYTES {
             let fresh = self.start == self.end;
             if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
@@ -97,7 +94,7 @@ impl FrameReader {
             .try_into()
             .expect("enough was received");
         let prefix = FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)?;
-        let permit = memory.acquire(prefix.size.min(memory_max)).await;
+        let permit = memory.acquire(prefix.size).await;
         let bytes = if SIZE_BYTES + prefix.size <= BUFFER_BYTES {
             self.small_body(prefix.size).await?
         } else {

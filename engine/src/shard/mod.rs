@@ -17,7 +17,7 @@ use std::sync::Arc;
 use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
-use corelog_runtime::sync::{FifoMutex, Notify, Semaphore};
+use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{Rt, ShardId};
 use corelog_storage::log_dir::LogDir;
 use corelog_storage::shard::ShardStorage;
@@ -28,6 +28,7 @@ use crate::connection::Connections;
 use crate::controller::Controller;
 use crate::daemon::start_state::StartState;
 use crate::errors::PartitionError;
+use crate::request_memory::RequestMemory;
 use crate::stats::{ShardStats, Stats};
 
 /// What a shard is made from.
@@ -64,10 +65,8 @@ pub struct Shard {
     pub storage: Rc<ShardStorage>,
     /// Counters.
     pub stats: Stats,
-    /// Bytes of requests: taken before a frame's body is read.
-    pub request_memory: Semaphore,
-    /// Bytes `request_memory` has in all.
-    pub request_bytes_max: usize,
+    /// Taken before a frame's body is read.
+    pub request_memory: RequestMemory,
     /// Connections served here.
     pub connections: Connections,
     /// Set on shard 0 once the metadata log is open.
@@ -103,8 +102,7 @@ impl Shard {
             config: RefCell::new(parts.config),
             storage: parts.storage,
             stats: Stats::new(),
-            request_memory: Semaphore::new(parts.request_bytes_max),
-            request_bytes_max: parts.request_bytes_max,
+            request_memory: RequestMemory::new(parts.request_bytes_max),
             connections: Connections::default(),
             controller: RefCell::new(None),
             waits: RefCell::default(),

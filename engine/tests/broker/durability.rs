@@ -283,3 +283,49 @@ fn r32_a_start_after_kill_9_rebuilds_indexes_that_are_gone() {
         assert!(values == sent[offset as usize..], "from {offset}");
     }
 }
+
+fn stray(dir: &DataDir, of: &str) -> bool {
+    let entries = blocking::read_dir(dir.logs()).unwrap();
+    let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.any(|name| name.starts_with(&format!("{of}.")) && name.ends_with("-stray"))
+}
+
+fn copy_partition(from: &std::path::Path, to: &std::path::Path) {
+    blocking::create_dir_all(to).unwrap();
+    for entry in blocking::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let bytes = blocking::read_file(entry.path()).unwrap();
+        blocking::write_file(to.join(entry.file_name()), bytes).unwrap();
+    }
+}
+
+#[test]
+fn r32_a_directory_that_no_topic_claims_is_renamed_and_never_read() {
+    let dir = DataDir::new("r32-stray");
+    let broker = dir.start(1);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    client.produce("t", 0, text_batch(&["old"]));
+    broker.stop();
+    let saved = dir.logs().join("../saved");
+    copy_partition(&dir.logs().join("t-0"), &saved);
+    copy_partition(&saved, &dir.logs().join("ghost-0"));
+
+    let broker = dir.start(1);
+    assert!(stray(&dir, "ghost-0"));
+    let mut client = broker.connect();
+    client.create_topic("ghost", 1, &[]);
+    assert_eq!(client.produce("ghost", 0, text_batch(&["new"])), 0);
+    // A topic made again, and a crash that left the files of the first one under its name.
+    assert_eq!(client.delete_topic("t"), ErrorCode::None);
+    client.create_topic("t", 1, &[]);
+    broker.stop();
+    blocking::remove_dir_all(dir.logs().join("t-0")).unwrap();
+    copy_partition(&saved, &dir.logs().join("t-0"));
+
+    let broker = dir.start(1);
+    assert!(stray(&dir, "t-0"));
+    let mut client = broker.connect();
+    assert!(client.read_all("t", 0).is_empty());
+    assert_eq!(texts(&client.read_all("ghost", 0)), ["new"]);
+}

@@ -141,3 +141,40 @@ fn r20_a_produce_larger_than_socket_request_max_bytes_is_not_read() {
     assert!(large.closes());
     assert_eq!(client.produce("t", 0, text_batch(&["fits"])), 0);
 }
+
+#[test]
+fn r20_clients_that_stand_still_inside_large_requests_stop_no_small_ones() {
+    let dir = DataDir::new("hostile-stalled");
+    let broker = dir.start(1);
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let mut connection = broker.connect();
+        // 90 MB are announced, and nothing follows.
+        let head = [&90_000_000i32.to_be_bytes()[..], &[0, 0, 0, 9, 0, 0, 0, 1]];
+        connection.send_bytes(&head.concat()).unwrap();
+        stalled.push(connection);
+    }
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    assert_eq!(client.produce("t", 0, text_batch(&["passes"])), 0);
+    assert_eq!(texts(&client.read_all("t", 0)), ["passes"]);
+}
+
+#[test]
+fn r20_a_refused_batch_with_acks_0_frees_its_connection() {
+    let dir = DataDir::new("hostile-acks0");
+    let broker = dir.start(1);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    for _ in 0..10 {
+        let mut refused = broker.connect();
+        let request = produce_request("no-such-topic", 0, 0, text_batch(&["x"]));
+        let _ = refused.try_send_produce(BY_NAME, &request).unwrap();
+        // What follows is not answered, and must not keep the connection.
+        let _ = refused.send_bytes(&frame(3, 9, &[0, 0, 0, 0, 0]));
+        assert!(refused.closes());
+    }
+    poll("the connections to end", || {
+        (broker.metric("corelog_connections", &[]) <= 1).then_some(())
+    });
+}
