@@ -60,6 +60,7 @@ pub struct FlushState {
     wanted_end: i64,
     /// A flush that will cover everything below is on its way.
     submitted_end: i64,
+    flights_full: bool,
 }
 
 impl FlushState {
@@ -76,6 +77,7 @@ impl FlushState {
             due: flushed_end,
             wanted_end: flushed_end,
             submitted_end: flushed_end,
+            flights_full: false,
         };
         if log_end > flushed_end {
             let records = (log_end - flushed_end) as u64;
@@ -115,7 +117,7 @@ impl FlushState {
                 self.log_end
             ));
         }
-        let oldest_ms = self.spans.front().map_or(now_ms, |s| s.at_ms);
+        let oldest_ms = self.first_beyond(self.submitted_end).unwrap_or(now_ms);
         let enough = self
             .policy
             .messages
@@ -123,7 +125,7 @@ impl FlushState {
         let late = self
             .policy
             .ms
-            .is_some_and(|t| now_ms.saturating_sub(oldest_ms) >= t);
+            .is_some_and(|t| self.flights_full || now_ms.saturating_sub(oldest_ms) >= t);
         let due = enough || late;
         self.log_end = next_offset;
         if due {
@@ -214,6 +216,29 @@ impl FlushState {
         }
     }
 
+    /// A flush was submitted at this time. What it does not cover was not written by then, and so
+    /// not acknowledged: its time runs from here.
+    pub fn restart_clock(&mut self, now_ms: u64) {
+        let first = self
+            .spans
+            .partition_point(|s| s.next_offset <= self.submitted_end);
+        for span in self.spans.iter_mut().skip(first) {
+            span.at_ms = span.at_ms.max(now_ms);
+        }
+    }
+
+    /// Whether as many flushes are under way as there may be. Until one ends no further one can be
+    /// submitted, and under `flush.ms` every append waits for its flush.
+    pub fn set_flights_full(&mut self, full: bool) {
+        self.flights_full = full;
+    }
+
+    /// When the first append that no flush submitted up to `end` covers began to count.
+    fn first_beyond(&self, end: i64) -> Option<u64> {
+        let first = self.spans.partition_point(|s| s.next_offset <= end);
+        self.spans.get(first).map(|s| s.at_ms)
+    }
+
     /// When the timer of `flush.ms` must fire: the oldest append no flush is wanted for yet, plus
     /// `flush.ms`. `None` = no timer.
     pub fn deadline_ms(&self) -> Option<u64> {
@@ -223,12 +248,18 @@ impl FlushState {
         self.spans.get(i).map(|s| s.at_ms.saturating_add(t))
     }
 
-    /// The timer fired. When it is time, a flush of all that was appended is wanted; true then.
+    /// The timer fired. When it is time, a flush of all that is written is wanted; true then. What is
+    /// not written yet was not acknowledged either: its time begins anew with the flush.
     pub fn on_timer(&mut self, now_ms: u64) -> bool {
         if self.deadline_ms().is_none_or(|deadline| now_ms < deadline) {
             return false;
         }
-        self.wanted_end = self.log_end;
+        if self.written_end <= self.submitted_end.max(self.wanted_end) {
+            // Nothing that was acknowledged is left; what is not written yet begins anew.
+            self.restart_clock(now_ms);
+            return false;
+        }
+        self.wanted_end = self.written_end;
         true
     }
 

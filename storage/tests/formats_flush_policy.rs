@@ -105,23 +105,51 @@ fn r30_flush_ms_runs_from_the_oldest_unflushed_append() {
     flush_all(&mut s, 4);
     assert_eq!(append_each(&mut s, 4, &[1150, 1160]), [Written; 2]);
     assert_eq!(s.deadline_ms(), Some(1250));
+    s.on_written(5);
     assert!(s.on_timer(1250));
-    assert_eq!(s.flush_wanted_to(), Some(6));
+    assert_eq!(s.flush_wanted_to(), Some(5), "all that may be acknowledged");
     assert_eq!(
         s.committable_end(6, 4),
         6,
         "the timer holds back no ack that was given without it"
     );
-    s.on_written(5);
     assert_eq!(s.on_flush_submitted(), 5);
+    s.restart_clock(1251);
     s.on_flushed(5);
-    s.on_written(6);
     assert_eq!(
-        s.flush_wanted_to(),
-        Some(6),
-        "what was not written yet is still wanted"
+        s.deadline_ms(),
+        Some(1351),
+        "what was not written at the flush was not acknowledged either"
     );
+    assert!(!s.on_timer(1351), "and is still not written");
+    assert_eq!(s.deadline_ms(), Some(1451));
+    s.on_written(6);
+    assert!(s.on_timer(1451));
+    assert_eq!(s.flush_wanted_to(), Some(6));
     assert_eq!(state(None, Some(0)).on_append(7, 0, 1, 1), Flushed);
+}
+
+#[test]
+fn r30_under_flush_ms_appends_wait_when_no_further_flush_can_start() {
+    let mut s = state(None, Some(100));
+    append_each(&mut s, 0, &[0]);
+    s.set_flights_full(true);
+    assert_eq!(append_each(&mut s, 1, &[1]), [Flushed]);
+    s.set_flights_full(false);
+    assert_eq!(append_each(&mut s, 2, &[2]), [Written]);
+}
+
+#[test]
+fn r30_an_append_during_a_flush_is_not_late_for_what_the_flush_covers() {
+    let mut s = state(None, Some(100));
+    append_each(&mut s, 0, &[0]);
+    s.on_written(1);
+    assert!(s.on_timer(100));
+    s.on_flush_submitted();
+    s.restart_clock(100);
+    // The flush takes long: the first append is 150 ms old, its flush is on its way.
+    assert_eq!(append_each(&mut s, 1, &[150]), [Written]);
+    assert_eq!(append_each(&mut s, 2, &[250]), [Flushed]);
 }
 
 #[test]
@@ -222,13 +250,15 @@ struct Model {
     /// (base, next, records, at_ms, due)
     unflushed: Vec<(i64, i64, u64, u64, bool)>,
     flushed_end: i64,
+    submitted_end: i64,
     log_end: i64,
 }
 
 impl Model {
     fn append(&mut self, now: u64, records: u64) -> Requirement {
         let before: u64 = self.unflushed.iter().map(|a| a.2).sum();
-        let oldest = self.unflushed.first().map_or(now, |a| a.3);
+        let mut beyond = self.unflushed.iter().filter(|a| a.1 > self.submitted_end);
+        let oldest = beyond.next().map_or(now, |a| a.3);
         let due = self.policy.messages.is_some_and(|n| before + records >= n)
             || self.policy.ms.is_some_and(|t| now - oldest >= t);
         let base = self.log_end;
@@ -237,8 +267,20 @@ impl Model {
         if due { Flushed } else { Written }
     }
 
+    fn submitted(&mut self, end: i64, now: u64) {
+        self.submitted_end = self.submitted_end.max(end);
+        for append in self
+            .unflushed
+            .iter_mut()
+            .filter(|a| a.1 > self.submitted_end)
+        {
+            append.3 = append.3.max(now);
+        }
+    }
+
     fn flushed(&mut self, end: i64) {
         self.flushed_end = end;
+        self.submitted_end = self.submitted_end.max(end);
         self.unflushed.retain(|a| a.1 > end);
     }
 
@@ -256,7 +298,7 @@ proptest! {
         steps in prop::collection::vec((0u8..6, 1u64..8), 1..150),
     ) {
         let mut s = state(messages, ms);
-        let mut m = Model { policy: policy(messages, ms), unflushed: vec![], flushed_end: 0, log_end: 0 };
+        let mut m = Model { policy: policy(messages, ms), unflushed: vec![], flushed_end: 0, submitted_end: 0, log_end: 0 };
         let mut now = 0;
         let mut ends = vec![0i64];
         let (mut written, mut covers) = (0usize, None);
@@ -271,7 +313,12 @@ proptest! {
                     written = (written + by as usize).min(ends.len() - 1);
                     s.on_written(ends[written]);
                 }
-                4 => covers = Some(s.on_flush_submitted()),
+                4 => {
+                    let end = s.on_flush_submitted();
+                    s.restart_clock(now);
+                    m.submitted(end, now);
+                    covers = Some(end);
+                }
                 _ => {
                     if let Some(end) = covers.take() {
                         s.on_flushed(end);
@@ -302,7 +349,7 @@ proptest! {
         flush_to in 0usize..200,
     ) {
         let mut s = state(messages, ms);
-        let mut m = Model { policy: policy(messages, ms), unflushed: vec![], flushed_end: 0, log_end: 0 };
+        let mut m = Model { policy: policy(messages, ms), unflushed: vec![], flushed_end: 0, submitted_end: 0, log_end: 0 };
         let mut now = 0;
         let mut ends = vec![0];
         for (i, (records, pause)) in steps.into_iter().enumerate() {

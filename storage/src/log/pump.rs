@@ -10,6 +10,9 @@ use super::{LogError, LogInner};
 use crate::log::segment::OpenSegment;
 use crate::log::writer::WriteOut;
 
+/// Flushes under way at most: the second only when time ran out during the first.
+const FLIGHTS_MAX: u32 = 2;
+
 impl LogInner {
     /// Starts the writes of this turn at its end, so that one write carries all that was appended
     /// in it.
@@ -176,7 +179,7 @@ impl LogInner {
             }
             let submitted = state.flush_submitted;
             let flights_max = if state.flush_urgent_end > submitted {
-                2
+                FLIGHTS_MAX
             } else {
                 1
             };
@@ -194,14 +197,21 @@ impl LogInner {
                 return;
             }
             state.flushes_in_flight += 1;
+            let full = state.flushes_in_flight >= FLIGHTS_MAX;
+            state.flush.set_flights_full(full);
             state.flush.on_flush_submitted();
+            state.flush.restart_clock(self.now_ms());
             state.flush_submitted = state.marks.written_end;
             segment
         };
         let log = self.clone();
         self.background("log flush", async move {
             let result = log.flush_segment(&segment).await;
-            log.state.borrow_mut().flushes_in_flight -= 1;
+            {
+                let mut state = log.state.borrow_mut();
+                state.flushes_in_flight -= 1;
+                state.flush.set_flights_full(false);
+            }
             log.segments_changed.notify_all();
             match result {
                 Ok(()) => log.advance(),
@@ -280,7 +290,10 @@ impl LogInner {
                         return;
                     }
                     let now_ms = log.now_ms();
-                    let wanted = state.flush.on_timer(now_ms).then_some(state.marks.log_end);
+                    let wanted = state
+                        .flush
+                        .on_timer(now_ms)
+                        .then_some(state.marks.written_end);
                     let next_ms = state.flush.deadline_ms();
                     state.timer_armed = next_ms.is_some();
                     (wanted, next_ms)
