@@ -156,7 +156,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Default of file.delete.delay.ms."),
     int("message.max.bytes", "1048588").bytes().min(0).cluster_wide().used()
         .doc("Default of max.message.bytes."),
-    int("min.insync.replicas", "1").min(1).cluster_wide().used()
+    int("min.insync.replicas", "1").min(1).cluster_wide()
         .doc("Default of the topics' min.insync.replicas."),
     boolean("unclean.leader.election.enable", "false").cluster_wide()
         .doc("Default of the topics' unclean.leader.election.enable."),

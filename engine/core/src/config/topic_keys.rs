@@ -85,7 +85,7 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
     long("min.compaction.lag.ms", "0").ms().min(0)
         .from(&[same("log.cleaner.min.compaction.lag.ms")])
         .doc("Shortest time a record stays uncompacted."),
-    int("min.insync.replicas", "1").min(1).used()
+    int("min.insync.replicas", "1").min(1)
         .from(&[same("min.insync.replicas")])
         .doc("In-sync replicas without which writes with acks=all are refused."),
     boolean("preallocate", "false")
@@ -122,6 +122,6 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
     boolean("unclean.leader.election.enable", "false")
         .from(&[same("unclean.leader.election.enable")])
         .doc("Whether a replica that is not in sync may lead when no other is left, at the price of lost records."),
-    int("internal.segment.bytes", "").unset().bytes().min(1)
+    int("internal.segment.bytes", "").unset().bytes().min(1).used()
         .doc("Size of segments below the bound of segment.bytes, for tests; overrides it."),
 ];
