@@ -34,6 +34,12 @@ enum Task {
     Ci,
     /// Foreign clients against the broker; each suite ends with `NAME: N passed, M failed`.
     Interop(interop::Options),
+    /// What the broker calls on a file before its recovery reads it; `interop barrier` runs it as a process of its own.
+    #[command(hide = true)]
+    Barrier {
+        /// The file.
+        file: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),
         Task::Interop(options) => interop::run(&options),
+        Task::Barrier { file } => interop::barrier::call(&file).map(|()| true),
     };
     finish(done)
 }

@@ -40,6 +40,8 @@ impl Clients {
             "strace",
             "losetup",
             "mkfs.ext4",
+            "mkfs.xfs",
+            "fsfreeze",
             "java",
             "node",
             "apt-cache",

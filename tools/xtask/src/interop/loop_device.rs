@@ -1,16 +1,60 @@
-//! A block device of a suite's own: a file, a loop device over it, ext4 on that; gone when dropped.
+//! A block device of a suite's own: a file, a loop device over it, a file system on that; gone when dropped.
 
 use crate::process::{command, run};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What a device is formatted with.
+#[derive(Clone, Copy)]
+pub enum FileSystem {
+    /// ext4, initialised at once and with commits far apart, so that it flushes nothing on its own account.
+    Ext4,
+    /// XFS as mkfs makes it.
+    Xfs,
+}
+
+impl FileSystem {
+    /// Its name in the kernel.
+    pub fn name(self) -> &'static str {
+        match self {
+            FileSystem::Ext4 => "ext4",
+            FileSystem::Xfs => "xfs",
+        }
+    }
+
+    fn format(self) -> Command {
+        match self {
+            FileSystem::Ext4 => {
+                let mut mkfs = command("mkfs.ext4");
+                let quiet = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
+                mkfs.args(["-q", "-E", quiet]);
+                mkfs
+            }
+            FileSystem::Xfs => {
+                let mut mkfs = command("mkfs.xfs");
+                mkfs.args(["-q", "-K"]);
+                mkfs
+            }
+        }
+    }
+
+    fn mount_options(self) -> &'static str {
+        match self {
+            FileSystem::Ext4 => "noatime,commit=600",
+            FileSystem::Xfs => "noatime",
+        }
+    }
+}
+
 /// A mounted loop device.
 pub struct LoopDevice {
     device: String,
+    image: PathBuf,
     scratch: PathBuf,
     mounted: bool,
     /// Where it is mounted.
@@ -18,36 +62,47 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Makes it below `scratch`, `bytes` big. Needs root.
+    /// Makes it below `scratch` with ext4 on it, `bytes` big. Needs root.
     pub fn new(scratch: &Path, bytes: u64) -> Result<LoopDevice> {
         let image = scratch.join("disk.img");
-        File::create(&image)?.set_len(bytes)?;
+        let mount = scratch.join("mount");
+        LoopDevice::over(&image, mount, scratch, bytes, FileSystem::Ext4)
+    }
+
+    /// One more, whose image is a file of this one: what holds this one's writes back holds back its own. It must be
+    /// dropped before this one.
+    pub fn nested(&self, bytes: u64, kind: FileSystem) -> Result<LoopDevice> {
+        let image = self.mount.join("disk.img");
+        let mount = self.scratch.join("nested");
+        LoopDevice::over(&image, mount, &self.scratch, bytes, kind)
+    }
+
+    fn over(
+        image: &Path,
+        mount: PathBuf,
+        scratch: &Path,
+        bytes: u64,
+        kind: FileSystem,
+    ) -> Result<LoopDevice> {
+        File::create(image)?.set_len(bytes)?;
         let shown = run(
-            command("losetup").args(["--find", "--show"]).arg(&image),
+            command("losetup").args(["--find", "--show"]).arg(image),
             scratch,
             LIMIT,
         )?
         .ok("losetup (it needs root and /dev/loop-control)")?;
-        let device = shown.trim().to_owned();
-        let mount = scratch.join("mount");
-        std::fs::create_dir_all(&mount)?;
         let mut disk = LoopDevice {
-            device,
+            device: shown.trim().to_owned(),
+            image: image.to_path_buf(),
             scratch: scratch.to_path_buf(),
             mounted: false,
             mount,
         };
-        // The file system shall not flush on its own account: everything is initialised now, commits are far apart.
-        let quiet = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
-        run(
-            command("mkfs.ext4").args(["-q", "-E", quiet, &disk.device]),
-            scratch,
-            LIMIT,
-        )?
-        .ok("mkfs.ext4")?;
+        std::fs::create_dir_all(&disk.mount)?;
+        run(kind.format().arg(&disk.device), scratch, LIMIT)?.ok("mkfs")?;
         let mut mount = command("mount");
         mount
-            .args(["-o", "noatime,commit=600", &disk.device])
+            .args(["-t", kind.name(), "-o", kind.mount_options(), &disk.device])
             .arg(&disk.mount);
         run(&mut mount, scratch, LIMIT)?.ok("mount")?;
         disk.mounted = true;
@@ -56,11 +111,25 @@ impl LoopDevice {
 
     /// Its counters in sysfs.
     pub fn stat_file(&self) -> Result<String> {
+        Ok(format!("{}/stat", self.sysfs()?))
+    }
+
+    /// Writes that it was given and has not finished; asking touches no file system but sysfs.
+    pub fn writes_in_flight(&self) -> Result<u64> {
+        let path = format!("{}/inflight", self.sysfs()?);
+        let line = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let writes = line.split_whitespace().nth(1);
+        writes
+            .and_then(|count| count.parse().ok())
+            .with_context(|| format!("{path}: `{line}`"))
+    }
+
+    fn sysfs(&self) -> Result<String> {
         let name = self
             .device
             .strip_prefix("/dev/")
             .context("a device is below /dev")?;
-        Ok(format!("/sys/block/{name}/stat"))
+        Ok(format!("/sys/block/{name}"))
     }
 }
 
@@ -79,6 +148,6 @@ impl Drop for LoopDevice {
             &self.scratch,
             LIMIT,
         );
-        let _ = std::fs::remove_file(self.scratch.join("disk.img"));
+        let _ = std::fs::remove_file(&self.image);
     }
 }

@@ -4,8 +4,10 @@
 //! check on its [`Suite`]. Everything started is killed at the end, every wait is bounded, and all files live below
 //! `target/interop/run`. A client that is missing is a failure that names `tools/interop/setup`.
 
+pub mod barrier;
 mod clients;
 mod flush;
+mod freeze;
 mod kcat;
 mod kill9;
 mod loop_device;
@@ -35,12 +37,16 @@ const SUITES: &[(&str, Run)] = &[
     ("flush", flush::run),
     ("tail", tail::run),
     ("kill9", kill9::run),
+    ("barrier", barrier::run),
 ];
+
+/// What a run with --quick leaves out, unless it is asked for by name.
+const FULL_ONLY: &[&str] = &["barrier"];
 
 /// What `cargo xtask interop` can be told.
 #[derive(Args, Clone)]
 pub struct Options {
-    /// One of: start, ranges, kcat, matrix, flush, tail, kill9. All of them without a name.
+    /// One of: start, ranges, kcat, matrix, flush, tail, kill9, barrier. All of them without a name.
     name: Option<String>,
     /// Smaller inputs and fewer rounds: minutes instead of an hour.
     #[arg(long, conflicts_with = "full")]
@@ -131,7 +137,11 @@ impl Suite {
 /// Runs what was asked for; false when any check of any suite failed.
 pub fn run(options: &Options) -> Result<bool> {
     let wanted: Vec<_> = match &options.name {
-        None => SUITES.to_vec(),
+        None => SUITES
+            .iter()
+            .copied()
+            .filter(|(name, _)| !options.quick || !FULL_ONLY.contains(name))
+            .collect(),
         Some(name) => SUITES
             .iter()
             .copied()
