@@ -116,7 +116,14 @@ impl LogTail {
             cost,
             touched,
         };
-        self.entries.borrow_mut().push_back(entry);
+        // The last write of a segment may be dispatched after the first ones of the next.
+        let mut entries = self.entries.borrow_mut();
+        let after = entries
+            .iter()
+            .rev()
+            .take_while(|e| e.first_offset > first_offset);
+        let place = entries.len() - after.count();
+        entries.insert(place, entry);
     }
 
     /// Drops the oldest entry. False when it is pinned or was just read: try later.
@@ -238,5 +245,28 @@ impl LogTail {
 impl Drop for LogTail {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segments_last_write_may_come_after_the_first_of_the_next() {
+        let tail = LogTail::new(Rc::default(), 0);
+        let data = || vec![Bytes::from_static(&[7; 8])];
+        tail.push(0, 0, 0, 10, data());
+        tail.push(20, 0, 20, 30, data());
+        tail.push(0, 8, 10, 20, data());
+        tail.set_written_end(30);
+        let bytes = |segment, at| {
+            let slices = tail.slices(segment, at, 64);
+            slices.map(|slices| slices.iter().map(Bytes::len).sum::<usize>())
+        };
+        assert_eq!(bytes(0, 0), Some(16));
+        assert_eq!(bytes(0, 8), Some(8));
+        assert_eq!(bytes(20, 0), Some(8));
+        assert_eq!(bytes(20, 8), None);
     }
 }
