@@ -5,8 +5,8 @@ mod common;
 use bytes::{Bytes, BytesMut};
 use common::{cluster, id, new_topic, text};
 use corelog_core::api::{
-    InitProducerId, find_coordinator, init_producer_id, init_producer_id_answer,
-    init_producer_id_error,
+    CoordinatorNode, InitProducerId, coordinator_group_keys, find_coordinator, init_producer_id,
+    init_producer_id_answer, init_producer_id_error,
 };
 use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::{ControllerContext, create_topics};
@@ -29,12 +29,14 @@ macro_rules! on_the_wire {
 #[test]
 fn without_coordinators_clients_are_told_to_try_again() {
     for version in 0..=6 {
-        for (key_type, known) in [(0, true), (1, true), (2, version >= 6), (9, false)] {
+        for (key_type, known) in [(0, true), (1, true), (2, false), (9, false)] {
             let request = FindCoordinatorRequestData::default()
                 .with_key(text("g"))
                 .with_key_type(key_type)
                 .with_coordinator_keys(vec![text("g"), text("h")]);
-            let answer = find_coordinator(version, &request);
+            let answer = find_coordinator(version, &request, |_| {
+                Err(ErrorCode::CoordinatorNotAvailable)
+            });
             let response = on_the_wire!(FindCoordinatorResponseData, answer, version);
             let expected = if known || version == 0 {
                 ErrorCode::CoordinatorNotAvailable
@@ -55,6 +57,60 @@ fn without_coordinators_clients_are_told_to_try_again() {
                 "v{version}: {codes:?}"
             );
         }
+    }
+}
+
+#[test]
+fn r22_group_keys_are_answered_with_the_node_of_their_coordinator() {
+    let lookup = |key: &str| match key {
+        "g" => Ok(CoordinatorNode {
+            node_id: 7,
+            host: "broker.example".to_owned(),
+            port: 9093,
+        }),
+        _ => Err(ErrorCode::CoordinatorNotAvailable),
+    };
+    for version in 0..=6 {
+        let request = FindCoordinatorRequestData::default()
+            .with_key(text("g"))
+            .with_key_type(0)
+            .with_coordinator_keys(vec![text("g"), text("h")]);
+        let asked = coordinator_group_keys(version, &request);
+        assert_eq!(
+            asked,
+            if version < 4 {
+                vec!["g"]
+            } else {
+                vec!["g", "h"]
+            }
+        );
+        let answer = find_coordinator(version, &request, lookup);
+        let response = on_the_wire!(FindCoordinatorResponseData, answer, version);
+        if version < 4 {
+            assert_eq!(response.error_code, 0);
+            assert_eq!(response.host, text("broker.example"));
+            assert_eq!((response.node_id, response.port), (7, 9093));
+            continue;
+        }
+        let found: Vec<_> = response
+            .coordinators
+            .iter()
+            .map(|c| {
+                (
+                    c.key.as_str(),
+                    c.error_code,
+                    c.node_id,
+                    c.host.as_str(),
+                    c.port,
+                )
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [("g", 0, 7, "broker.example", 9093), ("h", 15, -1, "", -1)]
+        );
+        let transactions = request.with_key_type(1);
+        assert!(coordinator_group_keys(version, &transactions).is_empty());
     }
 }
 

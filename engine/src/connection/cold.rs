@@ -86,7 +86,10 @@ pub async fn answer(
             &answers::describe_configs(&image, &context, version, &request),
         ),
         ColdRequest::FindCoordinator(request) => {
-            reply(frame, &answers::find_coordinator(version, &request))
+            // No coordinator is hosted here yet: clients try again.
+            let none =
+                |_: &str| Err(kacrab_protocol::generated::ErrorCode::CoordinatorNotAvailable);
+            reply(frame, &answers::find_coordinator(version, &request, none))
         }
         ColdRequest::InitProducerId(request) => {
             reply(frame, &init_producer_id(shard, &request).await)

@@ -1,4 +1,4 @@
-//! FindCoordinator and InitProducerId, as a broker without coordinators answers them.
+//! FindCoordinator, and InitProducerId as a broker without transactions answers it.
 
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::ErrorCode;
@@ -9,47 +9,99 @@ use kacrab_protocol::generated::find_coordinator_response::{
 use kacrab_protocol::generated::init_producer_id_request::InitProducerIdRequestData;
 use kacrab_protocol::generated::init_producer_id_response::InitProducerIdResponseData;
 
+const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
 const KEY_TYPE_SHARE: i8 = 2;
 
-/// Answers FindCoordinator, versions 0 to 6: there is none yet, clients try again.
+/// Where a coordinator is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoordinatorNode {
+    /// Node id of the broker.
+    pub node_id: i32,
+    /// Its host, as this client's listener is advertised.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The group ids a FindCoordinator asks for; empty where it asks for something else.
+pub fn coordinator_group_keys(version: i16, request: &FindCoordinatorRequestData) -> Vec<&str> {
+    if key_type(version, request) != KEY_TYPE_GROUP {
+        return Vec::new();
+    }
+    if version < 4 {
+        return vec![request.key.as_str()];
+    }
+    request
+        .coordinator_keys
+        .iter()
+        .map(KafkaString::as_str)
+        .collect()
+}
+
+/// Answers FindCoordinator, versions 0 to 6. `lookup` says where the coordinator of a group is.
+/// There is none of transactions yet: clients try again. There are no share groups.
 pub fn find_coordinator(
     version: i16,
     request: &FindCoordinatorRequestData,
+    mut lookup: impl FnMut(&str) -> Result<CoordinatorNode, ErrorCode>,
 ) -> FindCoordinatorResponseData {
-    let key_type = if version >= 1 { request.key_type } else { 0 };
-    let highest = if version >= 6 {
-        KEY_TYPE_SHARE
-    } else {
-        KEY_TYPE_TRANSACTION
-    };
-    let (code, message) = if (0..=highest).contains(&key_type) {
-        (
-            ErrorCode::CoordinatorNotAvailable,
-            "The coordinator is not available.".to_owned(),
-        )
-    } else {
-        (
+    let key_type = key_type(version, request);
+    let mut find = |key: &str| match key_type {
+        KEY_TYPE_GROUP => lookup(key).map_err(|code| (code, code.to_string())),
+        KEY_TYPE_TRANSACTION => {
+            let code = ErrorCode::CoordinatorNotAvailable;
+            Err((code, code.to_string()))
+        }
+        KEY_TYPE_SHARE => Err((
+            ErrorCode::InvalidRequest,
+            "Share groups are not served.".to_owned(),
+        )),
+        _ => Err((
             ErrorCode::InvalidRequest,
             format!("Unknown coordinator key type {key_type}"),
-        )
+        )),
     };
     if version < 4 {
-        return FindCoordinatorResponseData::default()
-            .with_error_code(code.code())
-            .with_error_message((version >= 1).then(|| crate::client_message(&message)))
-            .with_node_id(-1)
-            .with_port(-1);
+        let response = FindCoordinatorResponseData::default();
+        return match find(request.key.as_str()) {
+            // Versions 1 to 3 say NONE in words, as Kafka does.
+            Ok(node) => response
+                .with_error_message((version >= 1).then(|| KafkaString::from_static("NONE")))
+                .with_node_id(node.node_id)
+                .with_host(KafkaString::from(node.host))
+                .with_port(i32::from(node.port)),
+            Err((code, message)) => response
+                .with_error_code(code.code())
+                .with_error_message((version >= 1).then(|| crate::client_message(&message)))
+                .with_node_id(-1)
+                .with_port(-1),
+        };
     }
     let coordinators = request.coordinator_keys.iter().map(|key| {
-        Coordinator::default()
-            .with_key(key.clone())
-            .with_error_code(code.code())
-            .with_error_message(Some(crate::client_message(&message)))
-            .with_node_id(-1)
-            .with_port(-1)
+        let coordinator = Coordinator::default().with_key(key.clone());
+        match find(key.as_str()) {
+            Ok(node) => coordinator
+                .with_error_message(Some(KafkaString::default()))
+                .with_node_id(node.node_id)
+                .with_host(KafkaString::from(node.host))
+                .with_port(i32::from(node.port)),
+            Err((code, message)) => coordinator
+                .with_error_code(code.code())
+                .with_error_message(Some(crate::client_message(&message)))
+                .with_node_id(-1)
+                .with_port(-1),
+        }
     });
     FindCoordinatorResponseData::default().with_coordinators(coordinators.collect())
+}
+
+fn key_type(version: i16, request: &FindCoordinatorRequestData) -> i8 {
+    if version >= 1 {
+        request.key_type
+    } else {
+        KEY_TYPE_GROUP
+    }
 }
 
 /// What to do about an InitProducerId.

@@ -8,8 +8,8 @@ mod metadata;
 
 pub use configs::describe_configs;
 pub use coordinators::{
-    InitProducerId, find_coordinator, init_producer_id, init_producer_id_answer,
-    init_producer_id_error,
+    CoordinatorNode, InitProducerId, coordinator_group_keys, find_coordinator, init_producer_id,
+    init_producer_id_answer, init_producer_id_error,
 };
 pub use describe::{describe_cluster, describe_topic_partitions};
 pub use metadata::{MetadataAnswer, metadata};

@@ -10,6 +10,7 @@ use super::listeners::{
 };
 use super::properties::parse_properties;
 use super::value::{Value, split_list};
+use crate::group::GroupSettings;
 use crate::metadata::ConfigMap;
 
 /// A value of the file or the command line.
@@ -118,6 +119,18 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: u64,
     /// `metadata.log.max.record.bytes.between.snapshots`.
     pub metadata_snapshot_bytes: u64,
+    /// `group.*` of the classic protocol, `offset.metadata.max.bytes`, `offsets.retention.*`.
+    pub groups: GroupSettings,
+    /// `offsets.topic.num.partitions`.
+    pub offsets_topic_num_partitions: i32,
+    /// `offsets.topic.replication.factor`.
+    pub offsets_topic_replication_factor: i16,
+    /// `offsets.topic.segment.bytes`.
+    pub offsets_topic_segment_bytes: i32,
+    /// `offsets.topic.compression.codec`: number of the codec in a batch's attributes.
+    pub offsets_topic_compression_codec: i8,
+    /// `offsets.commit.timeout.ms`.
+    pub offsets_commit_timeout_ms: u64,
 }
 
 /// Splits `key=value` of the command line.
@@ -285,6 +298,7 @@ impl BrokerConfig {
         config.read_listeners()?;
         config.read_own_keys()?;
         config.read_limits()?;
+        config.read_groups()?;
         Ok(config)
     }
 
@@ -324,6 +338,12 @@ impl BrokerConfig {
             replica_high_watermark_checkpoint_interval_ms: 0,
             producer_id_expiration_ms: 0,
             metadata_snapshot_bytes: 0,
+            groups: GroupSettings::default(),
+            offsets_topic_num_partitions: 0,
+            offsets_topic_replication_factor: 0,
+            offsets_topic_segment_bytes: 0,
+            offsets_topic_compression_codec: 0,
+            offsets_commit_timeout_ms: 0,
         }
     }
 
@@ -454,6 +474,26 @@ impl BrokerConfig {
         self.producer_id_expiration_ms = self.integer("producer.id.expiration.ms")?;
         self.metadata_snapshot_bytes =
             self.integer("metadata.log.max.record.bytes.between.snapshots")?;
+        Ok(())
+    }
+
+    fn read_groups(&mut self) -> Result<(), ConfigError> {
+        let retention_minutes: i64 = self.integer("offsets.retention.minutes")?;
+        self.groups = GroupSettings {
+            initial_rebalance_delay_ms: self.integer("group.initial.rebalance.delay.ms")?,
+            min_session_timeout_ms: self.integer("group.min.session.timeout.ms")?,
+            max_session_timeout_ms: self.integer("group.max.session.timeout.ms")?,
+            max_size: self.integer("group.max.size")?,
+            offset_metadata_max_bytes: self.integer("offset.metadata.max.bytes")?,
+            offsets_retention_ms: retention_minutes * 60_000,
+            offsets_retention_check_interval_ms: self
+                .integer("offsets.retention.check.interval.ms")?,
+        };
+        self.offsets_topic_num_partitions = self.integer("offsets.topic.num.partitions")?;
+        self.offsets_topic_replication_factor = self.integer("offsets.topic.replication.factor")?;
+        self.offsets_topic_segment_bytes = self.integer("offsets.topic.segment.bytes")?;
+        self.offsets_topic_compression_codec = self.integer("offsets.topic.compression.codec")?;
+        self.offsets_commit_timeout_ms = self.integer("offsets.commit.timeout.ms")?;
         Ok(())
     }
 }

@@ -140,31 +140,31 @@ pub(super) static CLUSTER_KEYS: &[ConfigKey] = &[
         .doc("Shortest session time-out of consumer groups."),
     int("group.consumer.session.timeout.ms", "45000").ms().min(1)
         .doc("Session time-out of consumer groups."),
-    int("group.initial.rebalance.delay.ms", "3000").ms()
+    int("group.initial.rebalance.delay.ms", "3000").ms().used()
         .doc("How long a new classic group waits for more members."),
-    int("group.max.session.timeout.ms", "1800000").ms()
+    int("group.max.session.timeout.ms", "1800000").ms().used()
         .doc("Longest session time-out of classic groups."),
-    int("group.max.size", INT_MAX).min(1)
+    int("group.max.size", INT_MAX).min(1).used()
         .doc("Most members of a classic group."),
-    int("group.min.session.timeout.ms", "6000").ms()
+    int("group.min.session.timeout.ms", "6000").ms().used()
         .doc("Shortest session time-out of classic groups."),
-    int("offset.metadata.max.bytes", "4096").bytes()
+    int("offset.metadata.max.bytes", "4096").bytes().min(0).used()
         .doc("Longest metadata text of a committed offset."),
-    int("offsets.commit.timeout.ms", "5000").ms().min(1)
+    int("offsets.commit.timeout.ms", "5000").ms().min(1).used()
         .doc("How long an offset commit waits for its replicas."),
     int("offsets.load.buffer.size", "5242880").bytes().min(1)
         .doc("Bytes read at once when offsets are loaded."),
-    long("offsets.retention.check.interval.ms", "600000").ms().min(1)
+    long("offsets.retention.check.interval.ms", "600000").ms().min(1).used()
         .doc("How often expired offsets are looked for."),
-    int("offsets.retention.minutes", "10080").unit(Unit::Minutes).min(1)
+    int("offsets.retention.minutes", "10080").unit(Unit::Minutes).min(1).used()
         .doc("How long the offsets of an empty group are kept."),
-    int("offsets.topic.compression.codec", "0")
-        .doc("Codec of the offsets topic; 0 is none."),
-    int("offsets.topic.num.partitions", "50").min(1)
+    int("offsets.topic.compression.codec", "0").range(0, 4).used()
+        .doc("Codec of the offsets topic: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."),
+    int("offsets.topic.num.partitions", "50").min(1).used()
         .doc("Partitions of the offsets topic."),
-    short("offsets.topic.replication.factor", "3").min(1)
+    short("offsets.topic.replication.factor", "3").min(1).used()
         .doc("Replicas of the offsets topic."),
-    int("offsets.topic.segment.bytes", "104857600").bytes().min(1)
+    int("offsets.topic.segment.bytes", "104857600").bytes().min(1).used()
         .doc("Segment size of the offsets topic."),
 
     // Share groups.
