@@ -190,6 +190,7 @@ impl LogInner {
         let trim = async {
             active.file.ftruncate(active.size()).await?;
             active.prepared_end.set(active.size());
+            active.allocated_end.set(active.size());
             active.file.fdatasync().await?;
             let dir = self.dir.borrow().clone();
             unlink_if_there(&self.rt, &dir.join(PREPARED_NAME)).await

@@ -2,10 +2,14 @@
 //!
 //! `prepared_end` splits the active file: writes go below it, preparation at or above; it moves
 //! when a step is complete. ENOSPC meets the preparer, never an append that has offsets.
+//!
+//! A step covers about a second of traffic. fallocate covers several steps at once: it takes the
+//! file's lock, waits for the direct writes in flight and holds off new ones, so that the fewer of
+//! them meet traffic the better.
 
 use std::rc::Rc;
 
-use corelog_runtime::FallocateMode;
+use corelog_runtime::{FallocateMode, File};
 
 use super::{AppendError, LogInner};
 use crate::log::api::is_no_space;
@@ -18,12 +22,14 @@ const STEP_BYTES_MIN: u64 = 256 << 10;
 const STEP_BYTES_MAX: u64 = 256 << 20;
 /// A step that lasted less than this is followed by one twice as large.
 const STEP_MS: u64 = 1_000;
-/// From this step size on free space is looked at: a step takes at most this part of it.
-const STEP_BYTES_CHECKED: u64 = 8 << 20;
+/// An allocation takes at most this part of the free space.
 const FREE_SPACE_PART: u64 = 16;
+/// From this step size on space is allocated for several steps at once.
+const STEP_BYTES_GROUPED: u64 = 512 << 10;
+const STEPS_PER_ALLOCATION: u64 = 8;
 /// Zeros are written in pieces of this size, and only up to this much per step.
 const ZERO_BYTES: u64 = 256 << 10;
-const ZERO_STEP_BYTES_MAX: u64 = 16 << 20;
+const ZERO_STEP_BYTES_MAX: u64 = 32 << 20;
 /// Appends below this on average make zeroing worth its writes.
 const SMALL_APPEND_BYTES: u64 = 16 << 10;
 
@@ -108,29 +114,15 @@ impl LogInner {
     ) -> std::io::Result<()> {
         let _permit = self.shard.preparers.acquire(1).await;
         let from = segment.prepared_end.get();
-        let step = self.next_step(segment).await;
+        let step = self.next_step(segment);
         let room = self.config.borrow().segment_bytes.saturating_sub(from);
-        let mut end = align_up(from + step.min(room)).max(needed_end);
-        let mut result = segment
-            .file
-            .fallocate(FallocateMode::Extend, from, end - from)
-            .await;
-        if result.as_ref().is_err_and(is_no_space) && end > needed_end {
-            end = needed_end;
-            result = segment
-                .file
-                .fallocate(FallocateMode::Extend, from, end - from)
-                .await;
+        let end = align_up(from + step.min(room)).max(needed_end);
+        let end = self.allocate(segment, end, needed_end).await?;
+        if self.profits_from_zeros() {
+            let is_over = || segment.prepare_urgent.get() || segment.rolled.get();
+            self.write_zeros(&segment.file, from, end, is_over).await?;
         }
-        result?;
-        let flushes_often = {
-            let policy = self.config.borrow().flush;
-            policy.messages.is_some() || policy.ms.is_some()
-        };
-        if flushes_often || self.appends_are_small() {
-            self.write_zeros(segment, from, end).await?;
-        }
-        if flushes_often {
+        if self.flushes_often() {
             // RWF_DSYNC writes make their own bytes durable; the size they need must be before.
             segment.file.fdatasync().await?;
             segment.durable_len.set(segment.durable_len.get().max(end));
@@ -141,8 +133,45 @@ impl LogInner {
         Ok(())
     }
 
+    /// Allocates up to `end` at least, or to `needed_end` where the disk has no more. Returns how far
+    /// the step may go.
+    async fn allocate(
+        &self,
+        segment: &OpenSegment,
+        end: u64,
+        needed_end: u64,
+    ) -> std::io::Result<u64> {
+        let from = segment.allocated_end.get();
+        if end <= from {
+            return Ok(end);
+        }
+        let segment_bytes = align_up(self.config.borrow().segment_bytes);
+        let bytes = self.allocation_bytes(segment.prepare_step.get()).await;
+        let wanted = from
+            .saturating_add(bytes)
+            .min(segment_bytes)
+            .max(needed_end);
+        let end = end.min(wanted);
+        for to in [wanted, end, needed_end] {
+            if to <= from {
+                // What the append needs was there already.
+                return Ok(from.min(end).max(needed_end));
+            }
+            let mode = FallocateMode::Extend;
+            match segment.file.fallocate(mode, from, to - from).await {
+                Ok(()) => {
+                    segment.allocated_end.set(to);
+                    return Ok(end.min(to));
+                }
+                Err(error) if is_no_space(&error) && to > needed_end => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last size tried is the needed one, whose refusal is returned")
+    }
+
     /// Size of the next step: twice the last when that was used up within a second.
-    async fn next_step(&self, segment: &OpenSegment) -> u64 {
+    fn next_step(&self, segment: &OpenSegment) -> u64 {
         let last = segment.prepare_step.get();
         let lasted_ms = self.now_ms().saturating_sub(segment.prepared_at_ms.get());
         let step = match last {
@@ -151,37 +180,54 @@ impl LogInner {
             _ => (last / 2).max(STEP_BYTES_MIN),
         };
         segment.prepare_step.set(step);
-        if step < STEP_BYTES_CHECKED {
-            return step;
+        step
+    }
+
+    /// Bytes of one fallocate for steps of this size: shrunk as free space shrinks.
+    pub(super) async fn allocation_bytes(&self, step: u64) -> u64 {
+        if step < STEP_BYTES_GROUPED {
+            return step.max(STEP_BYTES_MIN);
         }
+        let wanted = (step * STEPS_PER_ALLOCATION).min(STEP_BYTES_MAX).max(step);
         let dir = self.dir.borrow().clone();
         match self.rt.statfs(dir).await {
-            Ok(stat) => step
+            Ok(stat) => wanted
                 .min(align_down(stat.free_bytes / FREE_SPACE_PART))
                 .max(STEP_BYTES_MIN),
             Err(_) => STEP_BYTES_MIN,
         }
     }
 
-    fn appends_are_small(&self) -> bool {
+    fn flushes_often(&self) -> bool {
+        let policy = self.config.borrow().flush;
+        policy.messages.is_some() || policy.ms.is_some()
+    }
+
+    /// Small writes and durable ones are faster where the extents were written before.
+    pub(super) fn profits_from_zeros(&self) -> bool {
         let counters = self.shard.counters();
-        counters.append_bytes < counters.appends.saturating_mul(SMALL_APPEND_BYTES)
+        self.flushes_often()
+            || counters.append_bytes < counters.appends.saturating_mul(SMALL_APPEND_BYTES)
     }
 
     /// Turns unwritten extents into written ones: 1.3x to 3x for small and durable writes later.
-    /// Ends early when an append waits.
-    async fn write_zeros(&self, segment: &OpenSegment, from: u64, end: u64) -> std::io::Result<()> {
-        let (mut at, end) = (
-            align_up(from),
-            end.min(align_up(from) + ZERO_STEP_BYTES_MAX),
-        );
-        while at < end && !segment.prepare_urgent.get() && !segment.rolled.get() {
+    /// Ends early when `is_over` says so: an append waits, or the segment is left.
+    pub(super) async fn write_zeros(
+        &self,
+        file: &File,
+        from: u64,
+        end: u64,
+        is_over: impl Fn() -> bool,
+    ) -> std::io::Result<()> {
+        let mut at = align_up(from);
+        let end = end.min(at + ZERO_STEP_BYTES_MAX);
+        while at < end && !is_over() {
             let len = ZERO_BYTES.min(end - at);
             let zeros = self
                 .shard
                 .zeros(self.rt.pool(), ZERO_BYTES as usize)
                 .slice(..len as usize);
-            segment.file.write_at(vec![zeros], at, false).await?;
+            file.write_at(vec![zeros], at, false).await?;
             self.shard.count(|c| c.zeroed_bytes += len);
             at += len;
         }

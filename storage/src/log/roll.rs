@@ -19,7 +19,7 @@ use crate::log::segment::{
     segment_path,
 };
 
-/// Bytes allocated for the next file before its roll.
+/// Bytes allocated for the next file before its roll, at least.
 const NEXT_FILE_BYTES: u64 = 1 << 20;
 /// Largest file position a batch may begin at: index positions are 31 bits wide.
 const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
@@ -118,8 +118,8 @@ impl LogInner {
             changed.await;
         }
         let next = std::mem::replace(&mut self.state.borrow_mut().next_file, NextFile::None);
-        let (file, prepared_end) = match next {
-            NextFile::Ready(file, prepared_end) => (file, prepared_end),
+        let (file, allocated_end) = match next {
+            NextFile::Ready(file, allocated_end) => (file, allocated_end),
             _ => self.make_next_file().await?,
         };
         let base_offset = self.state.borrow().marks.log_end;
@@ -130,8 +130,9 @@ impl LogInner {
         let interval = self.index_interval();
         let index = IndexBuilder::new(base_offset, interval);
         let segment = OpenSegment::new(file, shared, 0, base_offset, Vec::new(), index);
-        segment.prepared_end.set(prepared_end);
-        segment.durable_len.set(prepared_end);
+        segment.prepared_end.set(allocated_end.min(NEXT_FILE_BYTES));
+        segment.allocated_end.set(allocated_end);
+        segment.durable_len.set(allocated_end);
         segment.entered.set(false);
         segment.flush_entered.set(false);
         self.set_roll_after(&segment);
@@ -264,8 +265,22 @@ impl LogInner {
             ..segment_options(self.shard.limits().direct, true)
         };
         let file = self.rt.open(path, options).await?;
-        let bytes = NEXT_FILE_BYTES.min(self.config.borrow().segment_bytes.next_multiple_of(4096));
-        file.fallocate(FallocateMode::Extend, 0, bytes).await?;
+        let step = self.state.borrow().active().prepare_step.get();
+        let segment_bytes = self.config.borrow().segment_bytes.next_multiple_of(4096);
+        let least = NEXT_FILE_BYTES.min(segment_bytes);
+        let mut bytes = self
+            .allocation_bytes(step)
+            .await
+            .clamp(least, segment_bytes);
+        let mut result = file.fallocate(FallocateMode::Extend, 0, bytes).await;
+        if result.as_ref().is_err_and(is_no_space) && bytes > least {
+            bytes = least;
+            result = file.fallocate(FallocateMode::Extend, 0, bytes).await;
+        }
+        result?;
+        if self.profits_from_zeros() {
+            self.write_zeros(&file, 0, least, || false).await?;
+        }
         file.fdatasync().await?;
         Ok((file, bytes))
     }

@@ -139,6 +139,8 @@ pub(crate) struct OpenSegment {
     pub dispatched_offset: Cell<i64>,
     /// Bytes from here on belong to the preparer, below to the writer.
     pub prepared_end: Cell<u64>,
+    /// Extents and i_size reach here; the preparer's steps move within. Never below `prepared_end`.
+    pub allocated_end: Cell<u64>,
     /// i_size known to be durable: RWF_DSYNC writes below it need no other flush.
     pub durable_len: Cell<u64>,
     /// Bytes of the next preparation step.
@@ -180,6 +182,7 @@ impl OpenSegment {
             end_offset: Cell::new(end_offset),
             dispatched_offset: Cell::new(end_offset),
             prepared_end: Cell::new(end),
+            allocated_end: Cell::new(end),
             durable_len: Cell::new(end),
             prepare_step: Cell::new(0),
             prepared_at_ms: Cell::new(0),
