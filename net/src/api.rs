@@ -1,8 +1,9 @@
 //! What is served: the APIs, their versions, and how their frames begin.
 //!
 //! The ranges are those of Apache Kafka 4.3.1 (`ApiKeys` of kafka-clients 4.3.1: `oldestVersion` to
-//! `latestVersion(false)`), so that every client that works with it works here. An API enters the
-//! table only when all of its versions are served whole.
+//! `latestVersion(false)`), so that every client that works with it works here. Both ends speak what is in
+//! the table; a broker admits and advertises an API only once [`ApiKey::is_served`] says so, which it does
+//! when all of its versions are served whole.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -16,7 +17,7 @@ pub const COLD_DECODE_FACTOR: usize = 128;
 
 macro_rules! apis {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $min:literal ..= $max:literal, flexible $flexible:literal;)*) => {
-        /// An API this broker serves; the discriminant is Kafka's number.
+        /// An API; the discriminant is Kafka's number.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(i16)]
         pub enum ApiKey {
@@ -27,7 +28,7 @@ macro_rules! apis {
             /// All APIs, by number.
             pub const ALL: &'static [ApiKey] = &[$(ApiKey::$name,)*];
 
-            /// The API of a number, if it is served.
+            /// The API of a number, if it is in the table.
             pub const fn from_i16(key: i16) -> Option<ApiKey> {
                 match key {
                     $($key => Some(ApiKey::$name),)*
@@ -60,8 +61,24 @@ apis! {
     ListOffsets = 2, 1..=11, flexible 6;
     /// Brokers, topics, leaders.
     Metadata = 3, 0..=13, flexible 9;
+    /// Commits offsets of a group.
+    OffsetCommit = 8, 2..=10, flexible 8;
+    /// Offsets that groups have committed.
+    OffsetFetch = 9, 1..=10, flexible 6;
     /// Which broker coordinates a group or a transaction.
     FindCoordinator = 10, 0..=6, flexible 3;
+    /// Enters a classic group, or its next generation.
+    JoinGroup = 11, 0..=9, flexible 6;
+    /// A member of a classic group is alive.
+    Heartbeat = 12, 0..=4, flexible 4;
+    /// Members leave a classic group.
+    LeaveGroup = 13, 0..=5, flexible 4;
+    /// The leader's assignment to a member of a classic group.
+    SyncGroup = 14, 0..=5, flexible 4;
+    /// State and members of classic groups.
+    DescribeGroups = 15, 0..=6, flexible 5;
+    /// The groups a broker coordinates.
+    ListGroups = 16, 0..=5, flexible 3;
     /// This table.
     ApiVersions = 18, 0..=4, flexible 3;
     /// Creates topics.
@@ -76,26 +93,73 @@ apis! {
     DescribeConfigs = 32, 1..=4, flexible 4;
     /// Raises partition counts.
     CreatePartitions = 37, 0..=3, flexible 2;
+    /// Deletes groups without members.
+    DeleteGroups = 42, 0..=2, flexible 2;
     /// Changes configs key by key.
     IncrementalAlterConfigs = 44, 0..=1, flexible 1;
+    /// Deletes offsets of a group.
+    OffsetDelete = 47, 0..=0, flexible 1;
     /// Brokers and the controller.
     DescribeCluster = 60, 0..=2, flexible 0;
     /// Topics in pages.
     DescribeTopicPartitions = 75, 0..=0, flexible 0;
 }
 
+/// How many APIs brokers serve.
+const SERVED_COUNT: usize = {
+    let (mut count, mut i) = (0, 0);
+    while i < ApiKey::ALL.len() {
+        count += ApiKey::ALL[i].is_served() as usize;
+        i += 1;
+    }
+    count
+};
+
+const SERVED: [ApiKey; SERVED_COUNT] = {
+    let mut served = [ApiKey::ApiVersions; SERVED_COUNT];
+    let (mut count, mut i) = (0, 0);
+    while i < ApiKey::ALL.len() {
+        if ApiKey::ALL[i].is_served() {
+            served[count] = ApiKey::ALL[i];
+            count += 1;
+        }
+        i += 1;
+    }
+    served
+};
+
 impl ApiKey {
+    /// The APIs that brokers admit and advertise, by number.
+    pub const SERVED: &'static [ApiKey] = &SERVED;
+
+    /// Brokers admit and advertise the API. The others are for clients alone.
+    pub const fn is_served(self) -> bool {
+        !matches!(
+            self,
+            ApiKey::OffsetCommit
+                | ApiKey::OffsetFetch
+                | ApiKey::JoinGroup
+                | ApiKey::Heartbeat
+                | ApiKey::LeaveGroup
+                | ApiKey::SyncGroup
+                | ApiKey::DescribeGroups
+                | ApiKey::ListGroups
+                | ApiKey::DeleteGroups
+                | ApiKey::OffsetDelete
+        )
+    }
+
     /// Kafka's number.
     pub const fn number(self) -> i16 {
         self as i16
     }
 
-    /// Lowest version served.
+    /// Lowest version spoken.
     pub const fn min_version(self) -> i16 {
         self.row().0
     }
 
-    /// Highest version served.
+    /// Highest version spoken.
     pub const fn max_version(self) -> i16 {
         self.row().1
     }
@@ -109,12 +173,12 @@ impl ApiKey {
         }
     }
 
-    /// The versions served.
+    /// The versions spoken.
     pub const fn versions(self) -> RangeInclusive<i16> {
         self.min_version()..=self.max_version()
     }
 
-    /// A request of this version is served.
+    /// The version is spoken.
     pub const fn serves(self, version: i16) -> bool {
         version >= self.min_version() && version <= self.max_version()
     }
@@ -196,11 +260,18 @@ mod tests {
             assert_eq!(ApiKey::from_i16(api.number()), Some(*api));
             assert_eq!(api.to_string(), format!("{api:?}"));
         }
-        let served = |key: &i16| ApiKey::from_i16(*key).is_some();
+        let known = |key: &i16| ApiKey::from_i16(*key).is_some();
         assert_eq!(
-            (i16::MIN..=i16::MAX).filter(served).count(),
+            (i16::MIN..=i16::MAX).filter(known).count(),
             ApiKey::ALL.len()
         );
         assert_eq!(ApiKey::Produce.advertised_min_version(), 0);
+    }
+
+    #[test]
+    fn the_served_apis_are_those_of_the_table_in_its_order() {
+        let served = ApiKey::ALL.iter().filter(|api| api.is_served());
+        assert!(served.eq(ApiKey::SERVED));
+        assert!(ApiKey::ALL.is_sorted() && ApiKey::SERVED.contains(&ApiKey::ApiVersions));
     }
 }

@@ -62,7 +62,7 @@ pub struct ApiVersionsAnswer<'a> {
 impl Default for ApiVersionsAnswer<'static> {
     fn default() -> ApiVersionsAnswer<'static> {
         ApiVersionsAnswer {
-            apis: ApiKey::ALL,
+            apis: ApiKey::SERVED,
             supported: SUPPORTED_FEATURES,
             finalized: FINALIZED_FEATURES,
             finalized_epoch: 0,

@@ -15,15 +15,21 @@ use crate::wire::{WireError, WireErrorKind};
 /// The generated structs, one module per message.
 pub mod messages {
     pub use kacrab_protocol::generated::{
-        api_versions_request, api_versions_response, create_partitions_request,
-        create_partitions_response, create_topics_request, create_topics_response,
+        api_versions_request, api_versions_response, consumer_protocol_assignment,
+        create_partitions_request, create_partitions_response, create_topics_request,
+        create_topics_response, delete_groups_request, delete_groups_response,
         delete_topics_request, delete_topics_response, describe_cluster_request,
         describe_cluster_response, describe_configs_request, describe_configs_response,
-        describe_topic_partitions_request, describe_topic_partitions_response,
-        find_coordinator_request, find_coordinator_response, incremental_alter_configs_request,
+        describe_groups_request, describe_groups_response, describe_topic_partitions_request,
+        describe_topic_partitions_response, find_coordinator_request, find_coordinator_response,
+        heartbeat_request, heartbeat_response, incremental_alter_configs_request,
         incremental_alter_configs_response, init_producer_id_request, init_producer_id_response,
-        list_offsets_request, list_offsets_response, metadata_request, metadata_response,
-        offset_for_leader_epoch_request, offset_for_leader_epoch_response,
+        join_group_request, join_group_response, leave_group_request, leave_group_response,
+        list_groups_request, list_groups_response, list_offsets_request, list_offsets_response,
+        metadata_request, metadata_response, offset_commit_request, offset_commit_response,
+        offset_delete_request, offset_delete_response, offset_fetch_request, offset_fetch_response,
+        offset_for_leader_epoch_request, offset_for_leader_epoch_response, sync_group_request,
+        sync_group_response,
     };
     pub use kacrab_protocol::{KafkaString, KafkaUuid, RawTaggedField};
 }
@@ -121,7 +127,15 @@ macro_rules! cold {
 cold! {
     ListOffsets: list_offsets_request::ListOffsetsRequestData => list_offsets_response::ListOffsetsResponseData;
     Metadata: metadata_request::MetadataRequestData => metadata_response::MetadataResponseData;
+    OffsetCommit: offset_commit_request::OffsetCommitRequestData => offset_commit_response::OffsetCommitResponseData;
+    OffsetFetch: offset_fetch_request::OffsetFetchRequestData => offset_fetch_response::OffsetFetchResponseData;
     FindCoordinator: find_coordinator_request::FindCoordinatorRequestData => find_coordinator_response::FindCoordinatorResponseData;
+    JoinGroup: join_group_request::JoinGroupRequestData => join_group_response::JoinGroupResponseData;
+    Heartbeat: heartbeat_request::HeartbeatRequestData => heartbeat_response::HeartbeatResponseData;
+    LeaveGroup: leave_group_request::LeaveGroupRequestData => leave_group_response::LeaveGroupResponseData;
+    SyncGroup: sync_group_request::SyncGroupRequestData => sync_group_response::SyncGroupResponseData;
+    DescribeGroups: describe_groups_request::DescribeGroupsRequestData => describe_groups_response::DescribeGroupsResponseData;
+    ListGroups: list_groups_request::ListGroupsRequestData => list_groups_response::ListGroupsResponseData;
     ApiVersions: api_versions_request::ApiVersionsRequestData => api_versions_response::ApiVersionsResponseData;
     CreateTopics: create_topics_request::CreateTopicsRequestData => create_topics_response::CreateTopicsResponseData;
     DeleteTopics: delete_topics_request::DeleteTopicsRequestData => delete_topics_response::DeleteTopicsResponseData;
@@ -129,7 +143,9 @@ cold! {
     OffsetForLeaderEpoch: offset_for_leader_epoch_request::OffsetForLeaderEpochRequestData => offset_for_leader_epoch_response::OffsetForLeaderEpochResponseData;
     DescribeConfigs: describe_configs_request::DescribeConfigsRequestData => describe_configs_response::DescribeConfigsResponseData;
     CreatePartitions: create_partitions_request::CreatePartitionsRequestData => create_partitions_response::CreatePartitionsResponseData;
+    DeleteGroups: delete_groups_request::DeleteGroupsRequestData => delete_groups_response::DeleteGroupsResponseData;
     IncrementalAlterConfigs: incremental_alter_configs_request::IncrementalAlterConfigsRequestData => incremental_alter_configs_response::IncrementalAlterConfigsResponseData;
+    OffsetDelete: offset_delete_request::OffsetDeleteRequestData => offset_delete_response::OffsetDeleteResponseData;
     DescribeCluster: describe_cluster_request::DescribeClusterRequestData => describe_cluster_response::DescribeClusterResponseData;
     DescribeTopicPartitions: describe_topic_partitions_request::DescribeTopicPartitionsRequestData => describe_topic_partitions_response::DescribeTopicPartitionsResponseData;
 }

@@ -130,7 +130,9 @@ impl FramePrefix {
         let api_key = i16::from_be_bytes([k0, k1]);
         let version = i16::from_be_bytes([v0, v1]);
         let correlation_id = i32::from_be_bytes([c0, c1, c2, c3]);
-        let api = ApiKey::from_i16(api_key).ok_or(FrameError::UnknownApi { api_key })?;
+        let api = ApiKey::from_i16(api_key)
+            .filter(|api| api.is_served())
+            .ok_or(FrameError::UnknownApi { api_key })?;
         if !api.serves(version) && api != ApiKey::ApiVersions {
             return Err(FrameError::UnsupportedVersion { api, version });
         }

@@ -98,6 +98,36 @@ fn every_version_of_every_cold_api_is_kafkas() {
             ApiKey::DescribeTopicPartitions => check::<
                 describe_topic_partitions_request::DescribeTopicPartitionsRequestData,
             >(version, kind, &body),
+            ApiKey::OffsetCommit => {
+                check::<offset_commit_request::OffsetCommitRequestData>(version, kind, &body)
+            }
+            ApiKey::OffsetFetch => {
+                check::<offset_fetch_request::OffsetFetchRequestData>(version, kind, &body)
+            }
+            ApiKey::JoinGroup => {
+                check::<join_group_request::JoinGroupRequestData>(version, kind, &body)
+            }
+            ApiKey::Heartbeat => {
+                check::<heartbeat_request::HeartbeatRequestData>(version, kind, &body)
+            }
+            ApiKey::LeaveGroup => {
+                check::<leave_group_request::LeaveGroupRequestData>(version, kind, &body)
+            }
+            ApiKey::SyncGroup => {
+                check::<sync_group_request::SyncGroupRequestData>(version, kind, &body)
+            }
+            ApiKey::DescribeGroups => {
+                check::<describe_groups_request::DescribeGroupsRequestData>(version, kind, &body)
+            }
+            ApiKey::ListGroups => {
+                check::<list_groups_request::ListGroupsRequestData>(version, kind, &body)
+            }
+            ApiKey::DeleteGroups => {
+                check::<delete_groups_request::DeleteGroupsRequestData>(version, kind, &body)
+            }
+            ApiKey::OffsetDelete => {
+                check::<offset_delete_request::OffsetDeleteRequestData>(version, kind, &body)
+            }
             ApiKey::Produce | ApiKey::Fetch => panic!("not cold: {line}"),
         }
     }

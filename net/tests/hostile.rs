@@ -281,6 +281,16 @@ fn empty_body(api: ApiKey, version: i16) -> Bytes {
         CreatePartitions: create_partitions_request::CreatePartitionsRequestData;
         IncrementalAlterConfigs: incremental_alter_configs_request::IncrementalAlterConfigsRequestData;
         DescribeCluster: describe_cluster_request::DescribeClusterRequestData;
+        OffsetCommit: offset_commit_request::OffsetCommitRequestData;
+        OffsetFetch: offset_fetch_request::OffsetFetchRequestData;
+        JoinGroup: join_group_request::JoinGroupRequestData;
+        Heartbeat: heartbeat_request::HeartbeatRequestData;
+        LeaveGroup: leave_group_request::LeaveGroupRequestData;
+        SyncGroup: sync_group_request::SyncGroupRequestData;
+        DescribeGroups: describe_groups_request::DescribeGroupsRequestData;
+        ListGroups: list_groups_request::ListGroupsRequestData;
+        DeleteGroups: delete_groups_request::DeleteGroupsRequestData;
+        OffsetDelete: offset_delete_request::OffsetDeleteRequestData;
         DescribeTopicPartitions: describe_topic_partitions_request::DescribeTopicPartitionsRequestData;
     }
     buf.freeze()
@@ -403,7 +413,12 @@ fn frames_are_judged_by_their_first_bytes() {
             ..
         })
     ));
-    for api in ApiKey::ALL.iter().filter(|api| **api != ApiKey::Produce) {
+    for api in ApiKey::ALL.iter().filter(|api| !api.is_served()) {
+        let api_key = api.number();
+        let unknown = Err(FrameError::UnknownApi { api_key });
+        assert_eq!(judge(100, api_key, api.max_version()), unknown, "{api}");
+    }
+    for api in ApiKey::SERVED.iter().filter(|api| **api != ApiKey::Produce) {
         assert!(
             judge(4 << 20, api.number(), api.max_version()).is_ok(),
             "{api}"

@@ -110,6 +110,21 @@ pub async fn answer(
         ColdRequest::IncrementalAlterConfigs(request) => {
             reply(frame, &alter_configs(shard, request).await)
         }
+        // Frames of APIs that are not served are refused before they are read; never answered by a guess.
+        ColdRequest::OffsetCommit(_)
+        | ColdRequest::OffsetFetch(_)
+        | ColdRequest::JoinGroup(_)
+        | ColdRequest::Heartbeat(_)
+        | ColdRequest::LeaveGroup(_)
+        | ColdRequest::SyncGroup(_)
+        | ColdRequest::DescribeGroups(_)
+        | ColdRequest::ListGroups(_)
+        | ColdRequest::DeleteGroups(_)
+        | ColdRequest::OffsetDelete(_) => Err(WireError::unsupported(
+            "cold request",
+            frame.api.number(),
+            version,
+        )),
     }
 }
 

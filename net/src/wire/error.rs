@@ -66,7 +66,8 @@ impl WireError {
         WireError { what, at, kind }
     }
 
-    pub(crate) fn unsupported(what: &'static str, api_key: i16, version: i16) -> WireError {
+    /// A request or an answer of an API in a version that is not served.
+    pub fn unsupported(what: &'static str, api_key: i16, version: i16) -> WireError {
         WireError::new(
             what,
             0,

@@ -40,6 +40,8 @@ public class ColdGolden {
             case "INT64": return 10000000000L + count;
             case "UUID": return new Uuid(77, count);
             case "STRING": case "COMPACT_STRING": case "NULLABLE_STRING": case "COMPACT_NULLABLE_STRING": return "s" + count;
+            case "BYTES": case "COMPACT_BYTES": case "NULLABLE_BYTES": case "COMPACT_NULLABLE_BYTES":
+                return ByteBuffer.wrap(new byte[] {0, 1, (byte) count});
             default: throw new IllegalStateException(name);
         }
     }
@@ -57,7 +59,7 @@ public class ColdGolden {
     }
 
     public static void main(String[] args) throws Exception {
-        for (short key : new short[] {2, 3, 10, 18, 19, 20, 22, 23, 32, 37, 44, 60, 75}) {
+        for (short key : new short[] {2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 37, 42, 44, 47, 60, 75}) {
             ApiMessageType api = ApiMessageType.fromApiKey(key);
             for (short v = api.lowestSupportedVersion(); v <= api.highestSupportedVersion(false); v++)
                 for (boolean tags : new boolean[] {false, true}) {
