@@ -171,6 +171,11 @@ impl ShardStorage {
         *self.counters.borrow()
     }
 
+    /// Bytes of written buffers kept for readers of the tail now.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail_bytes.get()
+    }
+
     /// Who lowers checkpoint files before a cut. Without one, a cut below a checkpointed offset
     /// is safe only if the caller lowered the files itself.
     pub fn set_checkpoint_sink(&self, sink: Rc<dyn CheckpointSink>) {

@@ -237,7 +237,7 @@ pub enum Op {
         /// Wait for all `len` bytes (MSG_WAITALL).
         all: bool,
     },
-    /// Sends all buffers in order (sendmsg, MSG_WAITALL, MSG_NOSIGNAL). -> [`Output::Len`], short only at an error.
+    /// Sends all buffers in order (sendmsg, MSG_NOSIGNAL). -> [`Output::Len`], short only at an error, or if `now`.
     Send {
         /// Connected socket.
         socket: SocketHandle,
@@ -245,9 +245,17 @@ pub enum Op {
         bufs: Vec<Bytes>,
         /// More follows at once (MSG_MORE).
         more: bool,
+        /// Only what the socket takes at once (MSG_DONTWAIT), else all of it (MSG_WAITALL).
+        now: bool,
     },
     /// Waits until the socket can take bytes. -> [`Output::Unit`]
     PollWritable {
+        /// Connected socket.
+        socket: SocketHandle,
+    },
+    /// Waits until the peer has closed its end, or the connection has ended otherwise; bytes that
+    /// were received before may still be unread. -> [`Output::Unit`]
+    PollClosed {
         /// Connected socket.
         socket: SocketHandle,
     },

@@ -105,6 +105,7 @@ impl Rt {
             socket: socket.clone(),
             bufs,
             more,
+            now: false,
         };
         let (op, result) = self.submit(op).await;
         let sent = length(result)?;
@@ -116,10 +117,48 @@ impl Rt {
         }
     }
 
+    /// Sends as much of `bufs` (at most [`SEND_BUFS_MAX`] of them) as the socket takes at once, and
+    /// gives back the rest: all of it when the socket is full. Nothing is held while a peer does
+    /// not read.
+    pub async fn send_now(
+        &self,
+        socket: &SocketHandle,
+        bufs: Vec<Bytes>,
+        more: bool,
+    ) -> io::Result<Vec<Bytes>> {
+        let op = Op::Send {
+            socket: socket.clone(),
+            bufs,
+            more,
+            now: true,
+        };
+        let (op, result) = self.submit(op).await;
+        let Op::Send { bufs, .. } = op else {
+            return Err(unexpected());
+        };
+        match length(result) {
+            Ok(sent) => Ok(skip(bufs, sent)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(bufs),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits until the socket can take bytes.
     pub async fn poll_writable(&self, socket: &SocketHandle) -> io::Result<()> {
         unit(
             self.submit(Op::PollWritable {
+                socket: socket.clone(),
+            })
+            .await
+            .1,
+        )
+    }
+
+    /// Waits until the peer has closed its end, or the connection has ended otherwise. Takes no
+    /// byte: what was received before may still be read. Beside a receive or send in flight.
+    pub async fn poll_closed(&self, socket: &SocketHandle) -> io::Result<()> {
+        unit(
+            self.submit(Op::PollClosed {
                 socket: socket.clone(),
             })
             .await

@@ -108,6 +108,83 @@ fn shutdown_ends_a_receive_in_flight() {
 }
 
 #[test]
+fn a_peer_that_closes_is_noticed_beside_a_receive_and_unread_bytes() {
+    let rt = rt();
+    rt.block_on(async {
+        for unread in [false, true] {
+            let (client, server) = pair(&rt).await;
+            let closed = rt.poll_closed(&server);
+            let mut closed = Box::pin(closed);
+            let soon = Duration::from_millis(2);
+            assert!(rt.timeout(soon, &mut closed).await.is_none());
+            if unread {
+                rt.send(&client, vec![Bytes::from_static(b"last")], false)
+                    .await
+                    .expect("send");
+                drop(client);
+                closed.await.expect("closed");
+            } else {
+                let recv = rt.recv(&server, rt.pool().get(4096), 0, 4096, false);
+                let mut recv = Box::pin(recv);
+                assert!(rt.timeout(soon, &mut recv).await.is_none());
+                drop(client);
+                closed.await.expect("closed");
+                assert_eq!(recv.await.0.expect("recv"), 0);
+                continue;
+            }
+            let (received, buf) = rt.recv(&server, rt.pool().get(4096), 0, 4096, false).await;
+            assert_eq!((received.expect("recv"), &buf[..]), (4, &b"last"[..]));
+        }
+    });
+}
+
+#[test]
+fn a_send_that_does_not_wait_gives_back_what_a_full_socket_does_not_take() {
+    let rt = rt();
+    rt.block_on(async {
+        let (client, server) = pair(&rt).await;
+        let whole = Bytes::from((0..300_000u32).map(|n| n as u8).collect::<Vec<_>>());
+        let mut sent = 0;
+        let mut bufs = vec![whole.clone(); 3];
+        // The peer does not read: the socket is full at some point.
+        while !bufs.is_empty() || sent < (64 << 20) {
+            let before: usize = bufs.iter().map(Bytes::len).sum();
+            bufs = rt.send_now(&client, bufs, false).await.expect("send");
+            let left: usize = bufs.iter().map(Bytes::len).sum();
+            sent += before - left;
+            if left == before && before > 0 {
+                break;
+            }
+            if bufs.is_empty() {
+                bufs = vec![whole.clone(); 3];
+            }
+        }
+        assert!(!bufs.is_empty() && sent > 0, "{sent}");
+        let writable = rt.poll_writable(&client);
+        assert!(
+            rt.timeout(Duration::from_millis(2), writable)
+                .await
+                .is_none()
+        );
+        let mut got = Vec::new();
+        let mut buf = rt.pool().get(65536);
+        while got.len() < sent {
+            let (received, back) = rt.recv(&server, buf, 0, 65536, false).await;
+            received.expect("recv");
+            got.extend_from_slice(&back);
+            buf = back;
+        }
+        assert_eq!(got.len(), sent, "what was given back was not sent");
+        assert!(
+            (0..)
+                .zip(&got)
+                .all(|(at, &byte)| byte == (at % 300_000) as u8)
+        );
+        rt.poll_writable(&client).await.expect("room again");
+    });
+}
+
+#[test]
 fn sending_to_a_closed_peer_is_an_error_not_a_signal() {
     let rt = rt();
     rt.block_on(async {

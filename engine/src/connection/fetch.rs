@@ -17,8 +17,9 @@ use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_storage::log::FileRange;
 
-use super::{Connection, find_topic};
+use super::{Connection, find_topic, peer};
 use crate::errors::{PartitionError, error_code};
+use crate::race::race;
 use crate::shard::Shard;
 use crate::shard::message::{DataWait, PartitionKey, ReadAnswer, ReadItem, Request, Response};
 use crate::shard::read::read;
@@ -47,7 +48,7 @@ struct Asked {
 /// Answers a Fetch request with header bytes and ranges.
 pub async fn answer(
     shard: &Rc<Shard>,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     frame: &RequestFrame,
 ) -> Result<Vec<Part<RangeRef>>, WireError> {
     let request = FetchRequest::decode(frame.version, &frame.body)?;
@@ -77,13 +78,12 @@ pub async fn answer(
             || asked.is_empty()
             || total as i64 >= i64::from(request.min_bytes)
             || left.is_zero()
+            || peer::is_closed(connection)
+            || connection.closing.get()
         {
             break asked;
         }
         wait_for_news(shard, connection, &asked, left).await;
-        if connection.closing.get() {
-            break asked;
-        }
     };
     builder.build(response(shard, &request, frame, asked, max_bytes))
 }
@@ -184,11 +184,12 @@ async fn read_all(shard: &Rc<Shard>, asked: &mut [Asked]) {
     }
 }
 
-/// Leaves one waiter per owning shard and waits for the first to fire, or the time to run out. The
-/// waiters of the other shards are called off.
+/// Leaves one waiter per owning shard and waits for the first to fire, the time to run out, or the
+/// client to go. The waiters of the other shards are called off. (A client that closed its sending
+/// end alone gets what there is, as if its time had run out: the two look the same from here.)
 async fn wait_for_news(
     shard: &Rc<Shard>,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     asked: &[Asked],
     left: Duration,
 ) {
@@ -223,11 +224,8 @@ async fn wait_for_news(
             news.notify_all();
         });
     }
-    let closing = async {
-        connection.closing().await;
-        news.notify_all();
-    };
-    crate::race::race(fired, closing).await;
+    let gone = race(connection.closing(), peer::closed(shard, connection));
+    race(fired, gone).await;
 }
 
 /// Calls off the waits of a fetch that is over, or whose connection is gone.

@@ -7,6 +7,7 @@
 pub mod cold;
 pub mod fetch;
 pub mod offsets;
+pub mod peer;
 pub mod produce;
 pub mod reader;
 pub mod send;
@@ -32,6 +33,7 @@ use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::sync::Notify;
 use corelog_runtime::{Instant, Task};
 
+use self::peer::PeerWatch;
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
 use self::slots::Slots;
@@ -62,6 +64,7 @@ pub struct Connection {
     last_used: Cell<Instant>,
     closing: Cell<bool>,
     closed: Notify,
+    peer: PeerWatch,
 }
 
 impl Connection {
@@ -116,6 +119,7 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
         last_used: Cell::new(shard.rt.now()),
         closing: Cell::new(false),
         closed: Notify::new(),
+        peer: PeerWatch::default(),
     });
     shard
         .connections
@@ -132,6 +136,7 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
         let writer = write_answers(Rc::clone(&shard), Rc::clone(&connection));
         let _registered = Registered {
             shard: Rc::clone(&shard),
+            connection: Rc::clone(&connection),
             id,
             writer: Some(shard.rt.spawn("connection_writer", writer)),
         };
@@ -145,6 +150,7 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
 /// included.
 struct Registered {
     shard: Rc<Shard>,
+    connection: Rc<Connection>,
     id: u64,
     writer: Option<Task<()>>,
 }
@@ -154,6 +160,7 @@ impl Drop for Registered {
         if let Some(writer) = self.writer.take() {
             writer.cancel();
         }
+        self.connection.peer.end();
         let shard = &self.shard;
         shard.connections.open.borrow_mut().remove(&self.id);
         shard
@@ -196,7 +203,13 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
         let next = reader.next(&shard.request_memory);
         let frame = match or_closing(connection, next).await {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return End::Frame(error),
+            Some(Err(error)) => {
+                // As with Kafka, whose answers leave before the end is looked at.
+                if matches!(error, ReadFrameError::Closed) {
+                    or_closing(connection, connection.slots.drained()).await;
+                }
+                return End::Frame(error);
+            }
             None => return End::Closing,
         };
         connection.last_used.set(shard.rt.now());

@@ -423,5 +423,22 @@ fn stats(shard: &Shard) -> ShardStats {
     stats.partitions = shard.partitions.borrow().len() as u64;
     crate::stats::add_runtime(&mut stats, &shard.rt.counters());
     crate::stats::add_storage(&mut stats, &shard.storage);
+    stats.gauges.extend([
+        (
+            "corelog_fetch_waits",
+            "Fetches that wait for data of partitions of this shard.",
+            shard.waits.borrow().len() as i64,
+        ),
+        (
+            "corelog_tail_bytes",
+            "Written buffers kept for readers.",
+            shard.storage.tail_bytes() as i64,
+        ),
+        (
+            "corelog_buffer_bytes",
+            "Buffers for files and sockets, those in use and those kept free.",
+            shard.rt.pool().allocated_bytes() as i64,
+        ),
+    ]);
     stats
 }

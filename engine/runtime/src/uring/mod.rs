@@ -327,6 +327,7 @@ impl UringDriver {
                 | Op::Accept { .. }
                 | Op::Connect { .. }
                 | Op::PollWritable { .. }
+                | Op::PollClosed { .. }
                 | Op::Open { .. }
         )
     }

@@ -123,7 +123,12 @@ fn try_prepare(
                 .flags(flags)
                 .build()
         }
-        Op::Send { socket, bufs, more } => return prepare_send(socket, bufs, *more, aux),
+        Op::Send {
+            socket,
+            bufs,
+            more,
+            now,
+        } => return prepare_send(socket, bufs, (*more, *now), aux),
         Op::ReadAt {
             file,
             buf,
@@ -158,6 +163,10 @@ fn try_prepare(
         Op::Connect { addr } => prepare_connect(*addr, aux.get_or_insert_with(Aux::new))?,
         Op::PollWritable { socket } => {
             opcode::PollAdd::new(socket_fd(socket), libc::POLLOUT as u32).build()
+        }
+        // Errors and the end of both ways are always told.
+        Op::PollClosed { socket } => {
+            opcode::PollAdd::new(socket_fd(socket), libc::POLLRDHUP as u32).build()
         }
         Op::Shutdown { socket } => {
             opcode::Shutdown::new(socket_fd(socket), libc::SHUT_RDWR).build()
@@ -264,14 +273,19 @@ fn open_flags(options: &OpenOptions) -> i32 {
 fn prepare_send(
     socket: &SocketHandle,
     bufs: &[Bytes],
-    more: bool,
+    (more, now): (bool, bool),
     aux: &mut Option<Box<Aux>>,
 ) -> io::Result<Prepared> {
     if bufs.len() > SEND_BUFS_MAX {
         return Err(invalid("a send of too many buffers"));
     }
     let more = if more { libc::MSG_MORE } else { 0 };
-    let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL | more;
+    let wait = if now {
+        libc::MSG_DONTWAIT
+    } else {
+        libc::MSG_WAITALL
+    };
+    let flags = wait | libc::MSG_NOSIGNAL | more;
     Ok(Prepared::Ring(match bufs {
         [] => return Ok(Prepared::Ended(Ok(Output::Len(0)))),
         [buf] => {
