@@ -34,6 +34,7 @@ pub mod sync;
 mod task;
 pub mod timer;
 pub mod uring;
+mod wheel;
 
 pub use buf::{AlignedBuf, BLOCK_BYTES, BufferPool, ChunkWriter};
 pub use driver::{
