@@ -261,6 +261,36 @@ fn r21_reads_end_at_the_limit() {
     });
 }
 
+/// Every sealed file's pages are dropped once its bytes are durable, and no active file's.
+#[test]
+fn sealing_drops_the_pages_of_the_sealed_file() {
+    let world = SimWorld::new(5, SimConfig::default());
+    story(&world, async |rt| {
+        let shard = ShardStorage::new(StorageLimits::default());
+        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
+            .await
+            .unwrap();
+        assert_eq!(world.op_count(OpKind::Advise), 0);
+        // A refused hint stops nothing.
+        world.add_fault(ScriptedFault {
+            kind: OpKind::Advise,
+            path_contains: String::new(),
+            skip: 1,
+            times: 1,
+            fault: Fault::Eio,
+        });
+        for _ in 0..40 {
+            let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
+            log.wait(&appended).await.unwrap();
+        }
+        log.close().await.unwrap();
+        let sealed = shard.counters().rolls;
+        assert!(sealed > 2, "{sealed} segments");
+        assert_eq!(world.op_count(OpKind::Advise), sealed);
+        assert_eq!(world.faults().eio_others, 1);
+    });
+}
+
 /// Sealed segments are ready for sendfile; an active one never is.
 #[test]
 fn sealed_ranges_warm_up_for_sendfile_and_active_ones_do_not() {
