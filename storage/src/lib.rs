@@ -15,7 +15,6 @@
 pub mod checkpoint_files;
 pub mod cold;
 pub mod config;
-mod fill;
 pub mod flush_policy;
 pub mod index;
 pub mod leader_epochs;

@@ -71,8 +71,6 @@ pub enum OpKind {
     Socket,
     /// Blocking.
     Blocking,
-    /// Fadvise.
-    Advise,
 }
 
 /// One thing that goes wrong.

@@ -43,6 +43,7 @@ impl Clients {
             "mkfs.xfs",
             "fsfreeze",
             "java",
+            "javac",
             "node",
             "apt-cache",
         ] {
@@ -84,6 +85,34 @@ impl Clients {
         let mut command = command(self.dir.join("kafka/bin").join(format!("{script}.sh")));
         command.stdin(Stdio::null());
         command
+    }
+
+    /// Compiles a Java helper of tools/interop against Kafka's jars; the classes go to `classes`.
+    pub fn compile_java(&self, helpers: &[&str], classes: &Path, scratch: &Path) -> Result<()> {
+        let mut compile = command("javac");
+        compile.args(["-nowarn", "-proc:none", "-d"]).arg(classes);
+        compile.arg("-cp").arg(self.dir.join("kafka/libs/*"));
+        compile.args(helpers.iter().map(|helper| self.helpers.join(helper)));
+        compile.stdin(Stdio::null());
+        run(&mut compile, scratch, CALL_LIMIT)?.ok("javac")?;
+        Ok(())
+    }
+
+    /// A compiled Java helper.
+    pub fn java(&self, classes: &Path, class: &str) -> Command {
+        let mut command = self.kafka("kafka-run-class");
+        let mut path = classes.as_os_str().to_owned();
+        path.push(":");
+        path.push(self.dir.join("kafka/libs/*"));
+        // The last class path counts.
+        command.arg("-cp").arg(path).arg(class);
+        command.env("KAFKA_HEAP_OPTS", "-Xmx256m");
+        command
+    }
+
+    /// Where a file of tools/interop is.
+    pub fn helper(&self, name: &str) -> PathBuf {
+        self.helpers.join(name)
     }
 
     /// Creates a topic through librdkafka and waits for its leaders.

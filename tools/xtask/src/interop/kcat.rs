@@ -42,7 +42,7 @@ pub fn run(setting: &Setting, suite: &mut Suite) -> Result<()> {
 }
 
 /// The package descriptions of this Debian, without empty lines: text that nobody made for this test.
-fn real_input(setting: &Setting) -> Result<(PathBuf, usize)> {
+pub fn real_input(setting: &Setting) -> Result<(PathBuf, usize)> {
     let whole = process::run(
         command("apt-cache").arg("dumpavail"),
         &setting.scratch,

@@ -87,6 +87,7 @@ fn planted(setting: &Setting, suite: &mut Suite, bug: &str) -> Result<()> {
         clients: setting.clients.clone(),
         scratch: setting.scratch.clone(),
         planted: None,
+        part: None,
         ..*setting
     };
     let mut spec = Spec::new(&broken.dir("planted")?).set("corelog.shards=4");
@@ -243,17 +244,19 @@ fn find_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// xorshift: the moments of the kills; the seed is printed.
-struct Chance(u64);
+pub struct Chance(pub u64);
 
 impl Chance {
-    fn seeded() -> Chance {
+    /// From the clock.
+    pub fn seeded() -> Chance {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(1, |since| since.subsec_nanos());
         Chance(u64::from(now) | 1)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -8,6 +8,7 @@ pub mod barrier;
 mod clients;
 mod flush;
 mod freeze;
+mod groups;
 mod kcat;
 mod kill9;
 mod loop_device;
@@ -19,7 +20,7 @@ mod tail;
 
 use crate::process::{Guard, command, root, target_dir};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use clients::Clients;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,17 +37,18 @@ const SUITES: &[(&str, Run)] = &[
     ("matrix", matrix::run),
     ("flush", flush::run),
     ("tail", tail::run),
+    ("groups", groups::run),
     ("kill9", kill9::run),
     ("barrier", barrier::run),
 ];
 
 /// What a run with --quick leaves out, unless it is asked for by name.
-const FULL_ONLY: &[&str] = &["barrier"];
+const FULL_ONLY: &[&str] = &["barrier", "groups"];
 
 /// What `cargo xtask interop` can be told.
 #[derive(Args, Clone)]
 pub struct Options {
-    /// One of: start, ranges, kcat, matrix, flush, tail, kill9, barrier. All of them without a name.
+    /// One of: start, ranges, kcat, matrix, flush, tail, groups, kill9, barrier. All of them without a name.
     name: Option<String>,
     /// Smaller inputs and fewer rounds: minutes instead of an hour.
     #[arg(long, conflicts_with = "full")]
@@ -54,7 +56,7 @@ pub struct Options {
     /// The full size; the default.
     #[arg(long)]
     full: bool,
-    /// Kills in the kill9 suite (20; 4 with --quick).
+    /// Kills in the kill9 suite (20; 4 with --quick) and of the broker in the groups suite (10; 3 with --quick).
     #[arg(long)]
     rounds: Option<u32>,
     /// Only the part of kill9 that runs against a broker with this bug planted.
@@ -66,9 +68,24 @@ pub struct Options {
     /// Use this corelogd instead of building one.
     #[arg(long, value_name = "PATH", hide = true)]
     program: Option<PathBuf>,
-    /// Run against Apache Kafka from the jars instead: shows that the suites themselves are right.
-    #[arg(long, hide = true)]
-    subject_kafka: bool,
+    /// The broker to run against. Against Apache Kafka (from the jars) a failure is one of the suite itself.
+    #[arg(long, value_enum, default_value_t = Against::Corelog)]
+    against: Against,
+    /// With `groups --against kafka`: write what Kafka's tools print to tools/interop/golden.
+    #[arg(long)]
+    record: bool,
+    /// Only this part of the groups suite: read, churn, kills or commands.
+    #[arg(long)]
+    part: Option<String>,
+}
+
+/// Whose broker.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Against {
+    /// The built `corelogd`.
+    Corelog,
+    /// Apache Kafka.
+    Kafka,
 }
 
 /// What every suite is given.
@@ -81,6 +98,12 @@ pub struct Setting {
     pub quick: bool,
     /// Kills in kill9.
     pub rounds: u32,
+    /// Kills of the broker in groups.
+    pub group_rounds: u32,
+    /// What Kafka prints is to be kept.
+    pub record: bool,
+    /// The only part of groups that is wanted.
+    pub part: Option<String>,
     /// The bug to plant, when only that part is wanted.
     pub planted: Option<String>,
     /// An empty directory of the suite's own.
@@ -153,10 +176,10 @@ pub fn run(options: &Options) -> Result<bool> {
         bail!("no suite of that name; there are {}", names.join(", "));
     }
     let clients = Clients::find()?;
-    let subject = match (&options.bootstrap, options.subject_kafka) {
+    let subject = match (&options.bootstrap, options.against) {
         (Some(address), _) => Subject::Running(address.clone()),
-        (None, true) => Subject::Kafka,
-        (None, false) => Subject::Corelog(match &options.program {
+        (None, Against::Kafka) => Subject::Kafka,
+        (None, Against::Corelog) => Subject::Corelog(match &options.program {
             Some(program) => program.clone(),
             None => build(None)?,
         }),
@@ -187,6 +210,9 @@ fn run_one(
         clients: clients.clone(),
         quick: options.quick && !options.full,
         rounds: options.rounds.unwrap_or(if options.quick { 4 } else { 20 }),
+        group_rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 10 }),
+        record: options.record && options.against == Against::Kafka,
+        part: options.part.clone(),
         planted: options.planted.clone(),
         scratch: scratch.clone(),
     };

@@ -81,6 +81,7 @@ fn clone_of(setting: &Setting) -> Setting {
         clients: setting.clients.clone(),
         scratch: setting.scratch.clone(),
         planted: setting.planted.clone(),
+        part: setting.part.clone(),
         ..*setting
     }
 }
