@@ -7,12 +7,13 @@ use bytes::Bytes;
 use corelog_runtime::driver::Cached;
 use corelog_runtime::{BLOCK_BYTES, File, FileHandle, Rt};
 
+use crate::fill::{self, fill, fill_ahead};
 use crate::log::{FileRange, ReadError};
 use crate::shard::ShardStorage;
 
 /// Largest direct read.
-const WINDOW_BYTES: usize = 512 << 10;
-/// Pages read in through the ring at most before a caller is given what is there.
+const WINDOW_BYTES: usize = fill::WINDOW_BYTES as usize;
+/// Pages and windows waited for at most before a caller is given what is there.
 const WARM_READS_MAX: usize = 64;
 
 fn check(range: &FileRange) -> Result<(), ReadError> {
@@ -72,9 +73,10 @@ pub async fn read_range(
 }
 
 /// Prepares a sendfile of a sealed range from `at` on: gives the buffered descriptor and how many
-/// bytes (at most `max`) are in the page cache, after reading missing pages in through the ring,
-/// one byte at a time, under the cold-read budget. `None` when the segment is still active: read
-/// it with [`read_range`].
+/// bytes (at most `max`) are in the page cache, after bringing missing windows in through the ring,
+/// under the cold-read budget. Readers of the same window share its read; a reader in the second
+/// half of a window has the next one brought in. `None` when the segment is still active: read it
+/// with [`read_range`].
 pub async fn warm_range(
     rt: &Rt,
     shard: &Rc<ShardStorage>,
@@ -94,7 +96,12 @@ pub async fn warm_range(
     };
     let handle = range.segment.buffered(rt).await.map_err(io)?;
     let len = bytes_left(range, at, max);
+    let window = at / WINDOW_BYTES as u64;
+    if at % WINDOW_BYTES as u64 >= WINDOW_BYTES as u64 / 2 {
+        fill_ahead(rt, shard, &range.segment, &handle, window + 1);
+    }
     let mut ready = 0;
+    let mut filled = None;
     for _ in 0..WARM_READS_MAX {
         match rt.is_cached(&handle, at, len).map_err(io)? {
             Cached::All => {
@@ -103,6 +110,12 @@ pub async fn warm_range(
             }
             Cached::MissingAt(missing) => {
                 ready = missing.saturating_sub(at) as usize;
+                let window = missing / WINDOW_BYTES as u64;
+                if filled.replace(window) != Some(window) {
+                    fill(rt, shard, &range.segment, &handle, window).await?;
+                    continue;
+                }
+                // A page that is still on its way, or was taken again.
                 let _permit = shard
                     .cold_reads
                     .acquire(BLOCK_BYTES.min(shard.limits().cold_read_bytes))

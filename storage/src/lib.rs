@@ -15,6 +15,7 @@
 pub mod checkpoint_files;
 pub mod cold;
 pub mod config;
+mod fill;
 pub mod flush_policy;
 pub mod index;
 pub mod leader_epochs;

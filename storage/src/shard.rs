@@ -13,6 +13,7 @@ use bytes::Bytes;
 use corelog_runtime::BufferPool;
 use corelog_runtime::sync::Semaphore;
 
+use crate::fill::Fill;
 use crate::log::LogTail;
 use crate::log::SegmentFile;
 
@@ -87,6 +88,10 @@ pub struct StorageCounters {
     pub tail_misses: u64,
     /// Bytes read from disk for readers.
     pub cold_read_bytes: u64,
+    /// Windows of sealed files brought into the page cache.
+    pub cold_fills: u64,
+    /// Readers that waited for a window another one had asked for.
+    pub cold_fills_shared: u64,
     /// Cuts.
     pub cuts: u64,
     /// Cuts at an offset inside a batch.
@@ -129,6 +134,8 @@ pub struct ShardStorage {
     tail_order: RefCell<VecDeque<Weak<LogTail>>>,
     /// Sealed files in use, most recent last.
     open_segments: RefCell<VecDeque<Arc<SegmentFile>>>,
+    /// Windows of sealed files on their way into the page cache.
+    pub(crate) fills: RefCell<Vec<Rc<Fill>>>,
     sink: RefCell<Option<Rc<dyn CheckpointSink>>>,
     zeros: RefCell<Option<Bytes>>,
     #[cfg(feature = "planted")]
@@ -154,6 +161,7 @@ impl ShardStorage {
             tail_bytes: Rc::default(),
             tail_order: RefCell::default(),
             open_segments: RefCell::default(),
+            fills: RefCell::default(),
             sink: RefCell::default(),
             zeros: RefCell::default(),
             #[cfg(feature = "planted")]

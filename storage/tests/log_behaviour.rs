@@ -11,8 +11,8 @@ use corelog_record::batch::{BatchView, TimestampType};
 use corelog_record::builder::BatchBuilder;
 use corelog_record::codec::Codec;
 use corelog_record::validate::{Rules, validate};
-use corelog_runtime::Rt;
 use corelog_runtime::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimWorld, run_until_crash};
+use corelog_runtime::{Advice, File, Rt};
 use corelog_storage::cold::{read_range, warm_range};
 use corelog_storage::config::{LogConfig, TimestampRule};
 use corelog_storage::flush_policy::FlushPolicy;
@@ -261,6 +261,36 @@ fn r21_reads_end_at_the_limit() {
     });
 }
 
+/// Every sealed file's pages are dropped once its bytes are durable, and no active file's.
+#[test]
+fn sealing_drops_the_pages_of_the_sealed_file() {
+    let world = SimWorld::new(5, SimConfig::default());
+    story(&world, async |rt| {
+        let shard = ShardStorage::new(StorageLimits::default());
+        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
+            .await
+            .unwrap();
+        assert_eq!(world.op_count(OpKind::Advise), 0);
+        // A refused hint stops nothing.
+        world.add_fault(ScriptedFault {
+            kind: OpKind::Advise,
+            path_contains: String::new(),
+            skip: 1,
+            times: 1,
+            fault: Fault::Eio,
+        });
+        for _ in 0..40 {
+            let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
+            log.wait(&appended).await.unwrap();
+        }
+        log.close().await.unwrap();
+        let sealed = shard.counters().rolls;
+        assert!(sealed > 2, "{sealed} segments");
+        assert_eq!(world.op_count(OpKind::Advise), sealed);
+        assert_eq!(world.faults().eio_others, 1);
+    });
+}
+
 /// Sealed segments are ready for sendfile; an active one never is.
 #[test]
 fn sealed_ranges_warm_up_for_sendfile_and_active_ones_do_not() {
@@ -304,6 +334,77 @@ fn sealed_ranges_warm_up_for_sendfile_and_active_ones_do_not() {
                 .is_none()
         );
     });
+}
+
+/// Eight readers of one cold range cost one read of its window, whatever becomes of the first; an
+/// error is told to all who wait.
+#[test]
+fn readers_of_the_same_cold_range_share_its_read() {
+    let (mut fills, mut shared, mut reads) = (0, 0, 0);
+    for seed in 0..20 {
+        let world = SimWorld::new(seed, SimConfig::default());
+        let counters = story(&world, async |rt| {
+            let shard = ShardStorage::new(StorageLimits {
+                tail_cache_bytes: 0,
+                ..StorageLimits::default()
+            });
+            let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
+                .await
+                .unwrap();
+            for _ in 0..40 {
+                let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
+                log.wait(&appended).await.unwrap();
+            }
+            log.flush().await.unwrap();
+            let plan = log.read(0, 10_000, true, i64::MAX).await.unwrap();
+            let sealed = Rc::new(plan.ranges[0].clone());
+            let before = world.op_count(OpKind::Read);
+            let readers = |count: usize| {
+                let reader = |_| {
+                    let (rt_in, shard, sealed) = (rt.clone(), shard.clone(), sealed.clone());
+                    rt.spawn("reader", async move {
+                        warm_range(&rt_in, &shard, &sealed, sealed.position, sealed.len).await
+                    })
+                };
+                (0..count).map(reader).collect::<Vec<_>>()
+            };
+            // The file is opened before, so that all come to the same place together.
+            let handle = sealed.segment.buffered(&rt).await.unwrap();
+            world.add_fault(ScriptedFault {
+                kind: OpKind::Read,
+                path_contains: String::new(),
+                skip: 0,
+                times: 1,
+                fault: Fault::Eio,
+            });
+            for reader in readers(8) {
+                assert!(matches!(reader.await.unwrap(), Err(ReadError::Io(_))));
+            }
+            assert_eq!(world.op_count(OpKind::Read) - before, 1, "one read failed");
+            let file = File::from_handle(&rt, handle);
+            file.fadvise(Advice::DontNeed, 0, 0).await.unwrap();
+            let mut eight = readers(8);
+            rt.yield_now().await;
+            eight.remove(0).cancel();
+            for reader in eight {
+                let (_, ready) = reader.await.unwrap().unwrap().unwrap();
+                assert_eq!(ready, sealed.len);
+            }
+            reads += world.op_count(OpKind::Read) - before - 1;
+            shard.counters()
+        });
+        assert!(counters.cold_fills >= 2, "the one that failed, the other");
+        fills += counters.cold_fills;
+        shared += counters.cold_fills_shared;
+    }
+    // Two reads of one byte wait for a window. The simulation takes pages away by chance, and then
+    // they are read again.
+    assert!(
+        (40..80).contains(&reads),
+        "{reads} reads for 20 times eight readers"
+    );
+    assert!(fills < 60, "{fills} fills");
+    assert!(shared >= 20 * 13, "{shared} shared");
 }
 
 /// A cut makes handed out ranges stale, fails the waits for what it took, and offsets go on from it.

@@ -86,6 +86,20 @@ pub enum FallocateMode {
     WriteZeroes,
 }
 
+/// `posix_fadvise(2)` advice in use. A hint: it changes no byte that is read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// POSIX_FADV_NORMAL: the kernel reads ahead of sequential readers of this descriptor.
+    Normal,
+    /// POSIX_FADV_RANDOM: no read-ahead for this descriptor.
+    Random,
+    /// POSIX_FADV_WILLNEED: begins to read the range into the page cache, without waiting.
+    WillNeed,
+    /// POSIX_FADV_DONTNEED: drops clean pages that lie wholly in the range from the page cache,
+    /// whichever descriptor brought them there.
+    DontNeed,
+}
+
 /// What the file system says of a path or file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stat {
@@ -170,6 +184,17 @@ pub enum Op {
         /// File.
         file: FileHandle,
         /// New i_size.
+        len: u64,
+    },
+    /// posix_fadvise(2). -> [`Output::Unit`]
+    Fadvise {
+        /// File.
+        file: FileHandle,
+        /// Advice. Those about read-ahead bind the descriptor as a whole.
+        advice: Advice,
+        /// Bytes from the file's start.
+        offset: u64,
+        /// Bytes; 0 = to the end of the file.
         len: u64,
     },
     /// statx(2) of a path, DIOALIGN included. -> [`Output::Stat`]

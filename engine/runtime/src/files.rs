@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Buf, Bytes};
 
 use crate::buf::{AlignedBuf, BLOCK_BYTES};
-use crate::driver::{DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat};
+use crate::driver::{Advice, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat};
 use crate::rt::Rt;
 
 /// Bytes read at once by [`Rt::read_whole`].
@@ -189,6 +189,21 @@ impl File {
             self.rt
                 .submit(Op::Ftruncate {
                     file: self.handle.clone(),
+                    len,
+                })
+                .await
+                .1,
+        )
+    }
+
+    /// Tells the kernel what will be read (`len` 0 = to the end). A hint: an error may be ignored.
+    pub async fn fadvise(&self, advice: Advice, offset: u64, len: u64) -> io::Result<()> {
+        unit(
+            self.rt
+                .submit(Op::Fadvise {
+                    file: self.handle.clone(),
+                    advice,
+                    offset,
                     len,
                 })
                 .await

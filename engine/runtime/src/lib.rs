@@ -34,10 +34,11 @@ pub mod sync;
 mod task;
 pub mod timer;
 pub mod uring;
+mod wheel;
 
 pub use buf::{AlignedBuf, BLOCK_BYTES, BufferPool, ChunkWriter};
 pub use driver::{
-    DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
+    Advice, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
 };
 pub use env::{EnvError, EnvReport, check_direct_io, check_environment};
 pub use files::File;

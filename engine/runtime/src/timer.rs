@@ -1,6 +1,5 @@
-//! Timers of a shard, in order of deadline and then of registration.
+//! Timers of a shard: they fire in order of deadline and then of registration.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
@@ -8,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::rt::Rt;
+use crate::wheel::{TimerId, Wheel};
 
 /// A point on the shard's monotonic clock, in nanoseconds since an arbitrary start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,53 +39,15 @@ impl Sub for Instant {
     }
 }
 
-/// Registered deadlines; keyed by deadline and registration number, hence deterministic.
-#[derive(Default)]
-pub(crate) struct Timers {
-    waiting: BTreeMap<(u64, u64), Waker>,
-    next_id: u64,
-}
-
-impl Timers {
-    pub(crate) fn register(&mut self, deadline_ns: u64, waker: Waker) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.waiting.insert((deadline_ns, id), waker);
-        id
-    }
-
-    /// Replaces the waker; false when the timer has fired.
-    pub(crate) fn renew(&mut self, deadline_ns: u64, id: u64, waker: &Waker) -> bool {
-        match self.waiting.get_mut(&(deadline_ns, id)) {
-            Some(slot) => {
-                slot.clone_from(waker);
-                true
-            }
-            None => false,
-        }
-    }
-
-    pub(crate) fn remove(&mut self, deadline_ns: u64, id: u64) -> Option<Waker> {
-        self.waiting.remove(&(deadline_ns, id))
-    }
-
-    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
-        self.waiting.first_key_value().map(|(key, _)| key.0)
-    }
-
-    /// Takes the waker of the earliest timer at or before `now_ns`.
-    pub(crate) fn pop_due(&mut self, now_ns: u64) -> Option<Waker> {
-        let entry = self.waiting.first_entry()?;
-        (entry.key().0 <= now_ns).then(|| entry.remove())
-    }
-}
+/// The timers of a shard: whom to wake at which nanosecond of its clock.
+pub(crate) type Timers = Wheel<Waker>;
 
 /// Ends at its deadline. See [`Rt::sleep`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
     rt: Rt,
     deadline: Instant,
-    id: Option<u64>,
+    id: Option<TimerId>,
 }
 
 impl Sleep {
@@ -107,18 +69,24 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline_ns = self.deadline.0;
         if self.rt.now() >= self.deadline {
             if let Some(id) = self.id.take() {
-                let _unused = self.rt.timers().remove(deadline_ns, id);
+                let waker = self.rt.timers().cancel(id);
+                drop(waker);
             }
             return Poll::Ready(());
         }
-        let renewed = self
-            .id
-            .is_some_and(|id| self.rt.timers().renew(deadline_ns, id, cx.waker()));
+        let known = self.id;
+        let renewed = known.is_some_and(|id| match self.rt.timers().get_mut(id) {
+            Some(waker) => {
+                waker.clone_from(cx.waker());
+                true
+            }
+            None => false,
+        });
         if !renewed {
-            let id = self.rt.timers().register(deadline_ns, cx.waker().clone());
+            let (deadline_ns, waker) = (self.deadline.0, cx.waker().clone());
+            let id = self.rt.timers().insert(deadline_ns, waker);
             self.id = Some(id);
         }
         Poll::Pending
@@ -128,7 +96,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            let waker = self.rt.timers().remove(self.deadline.0, id);
+            let waker = self.rt.timers().cancel(id);
             drop(waker);
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{TempDir, rt};
 use corelog_runtime::driver::Cached;
 use corelog_runtime::{
-    BLOCK_BYTES, ChunkWriter, FallocateMode, Op, OpenOptions, Output, check_direct_io,
+    Advice, BLOCK_BYTES, ChunkWriter, FallocateMode, Op, OpenOptions, Output, check_direct_io,
 };
 
 fn direct() -> OpenOptions {
@@ -287,6 +287,51 @@ fn the_cache_probe_finds_what_was_just_written_through_the_cache() {
         let view = rt.open(dir.join("g"), buffered()).await.expect("open");
         let cached = rt.is_cached(view.handle(), 8192, 100).expect("probe");
         assert_eq!(cached, Cached::MissingAt(8192));
+    });
+}
+
+#[test]
+fn advice_drops_pages_ends_read_ahead_and_begins_reads() {
+    let (rt, dir) = (rt(), TempDir::new("advice"));
+    rt.block_on(async {
+        let file = rt.open(dir.join("f"), buffered()).await.expect("open");
+        let len = 1 << 20;
+        file.write_at(vec![Bytes::from(vec![3; len])], 0, false)
+            .await
+            .expect("write");
+        file.fdatasync().await.expect("flush");
+        let cached = || rt.is_cached(file.handle(), 0, len).expect("probe");
+        assert_eq!(cached(), Cached::All);
+        // By another descriptor: the pages are the file's.
+        let other = rt.open(dir.join("f"), direct()).await.expect("open");
+        other
+            .fadvise(Advice::DontNeed, 0, 0)
+            .await
+            .expect("drop pages");
+        file.fadvise(Advice::Random, 0, 0)
+            .await
+            .expect("no read-ahead");
+        assert_eq!(cached(), Cached::MissingAt(0));
+        let (read, buf) = file.read_at(rt.pool().get(1), 0, 1).await;
+        assert_eq!((read.expect("read"), buf[0]), (1, 3));
+        assert_eq!(cached(), Cached::MissingAt(64 << 10), "no page beside it");
+        file.fadvise(Advice::WillNeed, 0, 1 << 40)
+            .await
+            .expect("a length beyond 32 bits");
+        // A byte of each page waits for the reads that were begun.
+        for at in (0..len as u64).step_by(4096) {
+            let (read, _) = file.read_at(rt.pool().get(1), at, 1).await;
+            assert_eq!(read.expect("read"), 1);
+        }
+        assert_eq!(cached(), Cached::All);
+        file.fadvise(Advice::Normal, 0, 0)
+            .await
+            .expect("read-ahead again");
+        let error = file.fadvise(Advice::Normal, 0, u64::MAX).await;
+        assert_eq!(
+            error.expect_err("a negative length").kind(),
+            ErrorKind::InvalidInput
+        );
     });
 }
 

@@ -11,7 +11,7 @@ use corelog_runtime::driver::{Cached, Driver};
 use corelog_runtime::sim::{
     Fault, FaultPlan, OpKind, ScriptedFault, SimConfig, SimDriver, SimWorld,
 };
-use corelog_runtime::{FallocateMode, Op, OpenOptions};
+use corelog_runtime::{Advice, FallocateMode, Op, OpenOptions};
 use sim_support::*;
 
 fn script(kind: OpKind, path: &str, skip: u64, times: u64, fault: Fault) -> ScriptedFault {
@@ -556,6 +556,46 @@ fn the_page_cache_knows_what_buffered_reads_brought() {
         }
     }
     assert!(all > 100 && missing > 2, "{all} {missing}");
+}
+
+#[test]
+fn advice_touches_the_page_cache_alone() {
+    let world = world(1);
+    run(&world, |rt| async move {
+        drop(durable_file(&rt, "/f", 1, 64).await);
+        let file = rt.open("/f", buffered()).await.unwrap();
+        let fill = async || {
+            for _ in 0..64 {
+                file.fadvise(Advice::WillNeed, 0, 0).await.unwrap();
+                if rt.is_cached(file.handle(), 0, 262_144).unwrap() == Cached::All {
+                    return;
+                }
+            }
+            panic!("pages never came");
+        };
+        fill().await;
+        file.fadvise(Advice::Random, 0, 0).await.unwrap();
+        file.fadvise(Advice::Normal, 0, 0).await.unwrap();
+        // Only windows that lie wholly in the range go: not the first, not the last.
+        fill().await;
+        file.fadvise(Advice::DontNeed, 1, 262_142).await.unwrap();
+        let probe = rt.is_cached(file.handle(), 70_000, 1).unwrap();
+        assert_eq!(probe, Cached::MissingAt(70_000));
+        fill().await;
+        file.fadvise(Advice::DontNeed, 0, 0).await.unwrap();
+        let probe = rt.is_cached(file.handle(), 0, 1).unwrap();
+        assert_eq!(probe, Cached::MissingAt(0));
+        let error = file.fadvise(Advice::DontNeed, u64::MAX, 1).await;
+        assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    });
+    assert!(world.op_count(OpKind::Advise) >= 8);
+    assert!(
+        world
+            .file_bytes("/f")
+            .unwrap()
+            .iter()
+            .all(|&byte| byte == 1)
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::io;
 use std::rc::Rc;
 
-use corelog_runtime::{FallocateMode, File, OpenOptions};
+use corelog_runtime::{Advice, FallocateMode, File, OpenOptions};
 
 use super::{AppendError, LogError, LogInner};
 use crate::config::LogConfig;
@@ -202,6 +202,8 @@ impl LogInner {
             let _turn = self.small_files.lock().await;
             replace_derived_files(&self.rt, &dir, files).await?;
         }
+        // Sendfile shall begin with no stale page. A hint: a refusal loses nothing.
+        let _hint = old.file.fadvise(Advice::DontNeed, 0, 0).await;
         old.shared.set_sealed();
         old.writer.borrow_mut().release_memory();
         let sealed = SealedSegment::new(old.base_offset, next.base_offset, size);

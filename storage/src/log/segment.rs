@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use corelog_runtime::sync::Notify;
-use corelog_runtime::{File, FileHandle, OpenOptions, Rt};
+use corelog_runtime::{Advice, File, FileHandle, OpenOptions, Rt};
 
 use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
 use crate::log::writer::TailWriter;
@@ -103,7 +103,8 @@ impl SegmentFile {
         &self.direct
     }
 
-    /// A buffered descriptor for sendfile and its probes, opened at the first call. Only for
+    /// A buffered descriptor for sendfile and its probes, opened at the first call; the kernel does
+    /// not read ahead on it. Only for
     /// sealed files (InvalidInput otherwise): cached pages of an active file would push every
     /// later direct write to a worker thread.
     pub async fn buffered(&self, rt: &Rt) -> io::Result<FileHandle> {
@@ -120,7 +121,10 @@ impl SegmentFile {
             read: true,
             ..OpenOptions::default()
         };
-        let handle = rt.open(&self.path, options).await?.handle().clone();
+        let file = rt.open(&self.path, options).await?;
+        // Windows are ours (see `fill`). A hint: a refusal costs time alone.
+        let _hint = file.fadvise(Advice::Random, 0, 0).await;
+        let handle = file.handle().clone();
         *self.buffered.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
         Ok(handle)
     }

@@ -15,14 +15,29 @@
 //!
 //! Start reading at [`GroupCoordinator::handle`].
 
+mod admin;
+mod context;
 mod coordinator;
+mod join;
+mod membership;
+mod offsets;
+mod rebalance;
+mod records;
+mod responses;
+mod state;
+mod subscription;
+mod timers;
 mod types;
+mod written;
 
 pub use coordinator::GroupCoordinator;
 pub use types::{
     Client, Command, CommitPartition, CommitTopic, Event, GroupCounts, GroupSettings, Input,
     LoadRecord, Request, Response, WriteError, WriteRecord,
 };
+
+/// Longest text that a record of the partition holds.
+const TEXT_BYTES_MAX: usize = corelog_record::schemas::STRING_BYTES_MAX;
 
 /// The partition of `__consumer_offsets` that holds a group: the absolute value of Java's
 /// `String.hashCode` (over UTF-16 units), modulo `partitions`, which must be positive.

@@ -268,6 +268,10 @@ pub enum Response {
 
 /// What happens to the coordinator.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is made and taken at once, never kept"
+)]
 pub enum Event {
     /// Records of the partition, in the order of their offsets; any number of times before
     /// [`Event::Loaded`].

@@ -71,6 +71,8 @@ pub enum OpKind {
     Socket,
     /// Blocking.
     Blocking,
+    /// Fadvise.
+    Advise,
 }
 
 /// One thing that goes wrong.

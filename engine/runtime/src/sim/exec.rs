@@ -11,7 +11,7 @@ use super::page::{PAGE_BYTES, SECTOR_BYTES};
 use super::state::{Flight, OpenFile, State};
 use super::tree::{Errno, Ino, Node};
 use crate::driver::{
-    Descriptor, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat,
+    Advice, Descriptor, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat,
 };
 
 /// Largest file offset, as for off_t.
@@ -91,6 +91,12 @@ impl State {
                 len,
             } => self.fallocate(id, file, *mode, *offset, *len),
             Op::Ftruncate { file, len } => self.truncate(id, file, *len),
+            Op::Fadvise {
+                file,
+                advice,
+                offset,
+                len,
+            } => self.advise(file, *advice, *offset, *len),
             Op::StatPath { path } => {
                 let ino = self.tree.resolve(path)?;
                 self.stat(ino)
@@ -439,6 +445,38 @@ impl State {
         let cause = self.cause(id);
         let freed = self.tree.file(ino)?.set_len(cause, len);
         self.tree.used_pages -= freed.min(self.tree.used_pages);
+        Ok(Output::Unit)
+    }
+
+    /// Touches the page cache alone, never data.
+    fn advise(
+        &mut self,
+        handle: &FileHandle,
+        advice: Advice,
+        offset: u64,
+        len: u64,
+    ) -> Result<Output, Errno> {
+        let (ino, _) = self.opened(handle)?;
+        if offset > OFFSET_MAX || len > OFFSET_MAX {
+            return Err(libc::EINVAL);
+        }
+        let file = self.tree.file(ino)?;
+        let size = file.size();
+        let end = match len {
+            0 => size,
+            len => offset.saturating_add(len).min(size),
+        };
+        match advice {
+            Advice::Normal | Advice::Random => {}
+            Advice::WillNeed => file
+                .cached
+                .extend(offset / CACHE_WINDOW_BYTES..end.div_ceil(CACHE_WINDOW_BYTES)),
+            // Only what lies wholly in the range goes.
+            Advice::DontNeed => file.cached.retain(|window| {
+                let begins = window * CACHE_WINDOW_BYTES;
+                begins < offset || (begins + CACHE_WINDOW_BYTES).min(size) > end
+            }),
+        }
         Ok(Output::Unit)
     }
 

@@ -24,6 +24,7 @@ pub(super) fn kind_of(op: &Op) -> OpKind {
         Op::Rmdir { .. } => OpKind::Rmdir,
         Op::ReadDir { .. } => OpKind::ReadDir,
         Op::Blocking { .. } => OpKind::Blocking,
+        Op::Fadvise { .. } => OpKind::Advise,
         _ => OpKind::Socket,
     }
 }
@@ -90,6 +91,16 @@ pub(super) fn describe(op: &Op, trace: &mut Trace) {
                 .into_iter()
                 .for_each(|word| trace.add(word));
         }
+        Op::Fadvise {
+            file,
+            advice,
+            offset,
+            len,
+        } => {
+            [file.0.raw as u64, *advice as u64, *offset, *len]
+                .into_iter()
+                .for_each(|word| trace.add(word));
+        }
         Op::Ftruncate { file, len } => [file.0.raw as u64, *len]
             .into_iter()
             .for_each(|word| trace.add(word)),
@@ -131,6 +142,7 @@ impl State {
             | Op::Fdatasync { file }
             | Op::Fallocate { file, .. }
             | Op::Ftruncate { file, .. }
+            | Op::Fadvise { file, .. }
             | Op::StatFile { file } => {
                 return self
                     .handles

@@ -78,6 +78,8 @@ pub(super) struct State {
     pub(super) script: Vec<ScriptedFault>,
     pub(super) counters: FaultCounters,
     pub(super) write_count: u64,
+    /// Operations started, by kind.
+    pub(super) started: BTreeMap<OpKind, u64>,
     /// Grows with every crash; drivers of older incarnations are dead.
     pub(super) incarnation: u64,
     pub(super) crashed: bool,
@@ -106,6 +108,7 @@ impl State {
             script: Vec::new(),
             counters: FaultCounters::default(),
             write_count: 0,
+            started: BTreeMap::new(),
             incarnation: 1,
             crashed: false,
             crash_wakers: Vec::new(),
@@ -235,6 +238,7 @@ impl State {
             }
         }
         flight.is_queued = false;
+        *self.started.entry(flight.kind).or_default() += 1;
         flight.fault = self.draw_fault(&flight);
         let latencies = self.config.latencies;
         let (low, high) = match flight.kind {

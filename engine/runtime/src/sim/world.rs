@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::config::{FaultCounters, FaultPlan, ScriptedFault, SimConfig};
+use super::config::{FaultCounters, FaultPlan, OpKind, ScriptedFault, SimConfig};
 use super::driver::SimDriver;
 use super::page::PAGE_BYTES;
 use super::state::State;
@@ -113,6 +113,11 @@ impl SimWorld {
     /// file. [`SimConfig::crash_at`] counts the same way, from 1.
     pub fn write_count(&self) -> u64 {
         self.lock().write_count
+    }
+
+    /// Operations of a kind started so far, those that failed included.
+    pub fn op_count(&self, kind: OpKind) -> u64 {
+        self.lock().started.get(&kind).copied().unwrap_or(0)
     }
 
     /// Plans (or calls off) a crash at a later change of the disk.

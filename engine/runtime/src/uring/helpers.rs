@@ -12,7 +12,7 @@ use crossbeam::channel::{self, Sender};
 use crossbeam::queue::SegQueue;
 
 use crate::driver::{Closer, Completion, DirEntry, Doorbell, Op, Output, Stat, Token};
-use crate::uring::prepare::path_to_c;
+use crate::uring::prepare::{advice_flag, path_to_c};
 use crate::{blocking, cpus};
 
 const HELPER_THREADS: usize = 4;
@@ -114,6 +114,21 @@ fn run(op: &mut Op) -> io::Result<Output> {
             let len = i64::try_from(*len).map_err(|_| io::ErrorKind::InvalidInput)?;
             // SAFETY: `file` keeps the descriptor open.
             check(unsafe { libc::ftruncate(raw_fd(file.0.raw), len) }).map(|_| Output::Unit)
+        }
+        Op::Fadvise {
+            file,
+            advice,
+            offset,
+            len,
+        } => {
+            let offset = i64::try_from(*offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let len = i64::try_from(*len).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let fd = raw_fd(file.0.raw);
+            // SAFETY: no memory is passed. The error number is the result.
+            match unsafe { libc::posix_fadvise(fd, offset, len, advice_flag(*advice)) } {
+                0 => Ok(Output::Unit),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
         }
         Op::Blocking { work } => {
             if let Some(work) = work.take() {

@@ -18,8 +18,8 @@ use io_uring::{IoUring, Probe, opcode, types};
 
 use crate::buf::BLOCK_BYTES;
 use crate::driver::{
-    Cached, Completion, Descriptor, Doorbell, Driver, DriverCounters, FileHandle, Op, SocketHandle,
-    Token,
+    Advice, Cached, Completion, Descriptor, Doorbell, Driver, DriverCounters, FileHandle, Op,
+    SocketHandle, Token,
 };
 use helpers::{FileCloser, Returns, SocketCloser, check};
 use prepare::{Abilities, Aux, Closers, Prepared};
@@ -318,6 +318,9 @@ impl UringDriver {
 
     /// Operations whose work runs on the kernel's worker threads whatever happens.
     fn always_punted(op: &Op) -> bool {
+        if let Op::Fadvise { advice, .. } = op {
+            return matches!(advice, Advice::WillNeed | Advice::DontNeed);
+        }
         !matches!(
             op,
             Op::ReadAt { .. }

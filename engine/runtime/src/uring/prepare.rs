@@ -13,7 +13,8 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 
 use crate::driver::{
-    Closer, Descriptor, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
+    Advice, Closer, Descriptor, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle,
+    Stat,
 };
 use crate::sockets::SEND_BUFS_MAX;
 use crate::uring::helpers::check;
@@ -190,6 +191,18 @@ fn try_prepare(
                 .mode(mode)
                 .build()
         }
+        Op::Fadvise {
+            file,
+            advice,
+            offset,
+            len,
+        } => match u32::try_from(*len) {
+            // Older kernels know lengths of 32 bits only.
+            Err(_) => return Ok(Prepared::Helper),
+            Ok(len) => opcode::Fadvise::new(fd_of(file), len.into(), advice_flag(*advice))
+                .offset(*offset)
+                .build(),
+        },
         Op::ReadDir { .. }
         | Op::StatFs { .. }
         | Op::SyncDir { .. }
@@ -198,6 +211,15 @@ fn try_prepare(
         _ => prepare_path(op, aux.get_or_insert_with(Aux::new))?,
     };
     Ok(Prepared::Ring(entry))
+}
+
+pub(super) fn advice_flag(advice: Advice) -> libc::c_int {
+    match advice {
+        Advice::Normal => libc::POSIX_FADV_NORMAL,
+        Advice::Random => libc::POSIX_FADV_RANDOM,
+        Advice::WillNeed => libc::POSIX_FADV_WILLNEED,
+        Advice::DontNeed => libc::POSIX_FADV_DONTNEED,
+    }
 }
 
 fn len_u32(len: usize) -> u32 {
