@@ -85,8 +85,12 @@ impl Cluster {
         let metadata = self.any.metadata(Some(&[])).await?;
         let broker = metadata.brokers.iter().find(|broker| broker.node_id == id);
         let broker = broker.with_context(|| format!("there is no broker {id}"))?;
-        self.broker(resolve(&format!("{}:{}", broker.host, broker.port))?)
-            .await
+        self.broker_at(broker.host.as_str(), broker.port).await
+    }
+
+    /// The connection to a broker by what the cluster calls its address.
+    pub async fn broker_at(&self, host: &str, port: i32) -> Result<Client> {
+        self.broker(resolve(&format!("{host}:{port}"))?).await
     }
 
     /// The connection to a broker, made when first asked for.
@@ -97,7 +101,7 @@ impl Cluster {
         }
         let client = Client::connect(&self.rt, address, config())
             .await
-            .with_context(|| format!("cannot reach the leader at {address}"))?;
+            .with_context(|| format!("cannot reach the broker at {address}"))?;
         self.leaders.borrow_mut().insert(address, client.clone());
         Ok(client)
     }

@@ -1,4 +1,4 @@
-//! `corelog`: the command line for topics, configuration and records.
+//! `corelog`: the command line for topics, configuration, consumer groups and records.
 //!
 //! It speaks to any Kafka-compatible broker through [`corelog_net::client`] and must never know how a broker works
 //! inside. Start reading at [`Command`]; each command is a file.
@@ -17,6 +17,7 @@ pub(crate) use say;
 mod cluster;
 mod configs;
 mod consume;
+mod groups;
 mod produce;
 mod topics;
 
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 const POOL_BYTES: usize = 8 << 20;
 const RING_ENTRIES: u32 = 64;
 
-/// Topics, configuration and records of a Kafka-compatible broker.
+/// Topics, configuration, consumer groups and records of a Kafka-compatible broker.
 #[derive(Parser)]
 #[command(name = "corelog", version)]
 struct Args {
@@ -54,6 +55,9 @@ enum Command {
     /// Reads and changes the configuration of topics and brokers.
     #[command(subcommand)]
     Config(configs::Command),
+    /// Lists and describes consumer groups, resets their offsets, deletes them.
+    #[command(subcommand)]
+    Group(groups::Command),
     /// Sends the lines of a file or of standard input, one record each.
     Produce(produce::Options),
     /// Prints records, one line each.
@@ -86,6 +90,7 @@ fn run(args: Args) -> Result<()> {
         match args.command {
             Command::Topic(command) => topics::run(&cluster, command).await,
             Command::Config(command) => configs::run(&cluster, command).await,
+            Command::Group(command) => groups::run(&cluster, command).await,
             Command::Produce(options) => produce::run(&cluster, options).await,
             Command::Consume(options) => consume::run(&cluster, options).await,
         }
