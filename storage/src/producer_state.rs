@@ -3,9 +3,10 @@
 //!
 //! A pure function of the log: every replica that replays the same batches holds the same state.
 //! The last five batches of each producer's newest epoch are kept, since a client has at most five
-//! requests in flight. `<offset>.snapshot` holds the last batch of each.
+//! requests in flight. `<offset>.snapshot` holds the last batch of each; the four before it are
+//! [recalled](ProducerState::recall) from the log when a retry asks for one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use corelog_record::BatchHeader;
@@ -32,6 +33,18 @@ pub struct RememberedBatch {
     pub last_offset: i64,
     /// Its greatest timestamp, ms.
     pub timestamp: i64,
+}
+
+impl RememberedBatch {
+    fn of(batch: &BatchHeader) -> RememberedBatch {
+        RememberedBatch {
+            first_sequence: batch.base_sequence,
+            last_sequence: batch.last_sequence(),
+            base_offset: batch.base_offset,
+            last_offset: batch.last_offset(),
+            timestamp: batch.max_timestamp,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +138,28 @@ pub enum Truncated {
 pub struct ProducerState {
     producers: BTreeMap<i64, Producer>,
     end_offset: i64,
+    /// Loaded from a snapshot at this offset: of the batches below, only the last one of each
+    /// producer is known.
+    recall_below: Option<i64>,
+}
+
+/// Batches of producers met in a stretch of the log: the last five of each producer and epoch.
+#[derive(Debug, Default)]
+pub struct Recalled(BTreeMap<(i64, i16), VecDeque<RememberedBatch>>);
+
+impl Recalled {
+    /// Takes a batch of the log; they come in offset order.
+    pub fn on_batch(&mut self, batch: &BatchHeader) {
+        if batch.producer_id < 0 || batch.is_control() {
+            return;
+        }
+        let name = (batch.producer_id, batch.producer_epoch);
+        let batches = self.0.entry(name).or_default();
+        if batches.len() == BATCHES_KEPT {
+            batches.pop_front();
+        }
+        batches.push_back(RememberedBatch::of(batch));
+    }
 }
 
 impl ProducerState {
@@ -133,6 +168,7 @@ impl ProducerState {
         ProducerState {
             producers: BTreeMap::new(),
             end_offset,
+            recall_below: None,
         }
     }
 
@@ -221,13 +257,7 @@ impl ProducerState {
         if producer.batches.len() == BATCHES_KEPT {
             producer.batches.remove(0);
         }
-        producer.batches.push(RememberedBatch {
-            first_sequence: batch.base_sequence,
-            last_sequence: batch.last_sequence(),
-            base_offset: batch.base_offset,
-            last_offset: batch.last_offset(),
-            timestamp: batch.max_timestamp,
-        });
+        producer.batches.push(RememberedBatch::of(batch));
         if batch.is_transactional() && producer.txn_first_offset.is_none() {
             producer.txn_first_offset = Some(batch.base_offset);
         }
@@ -292,9 +322,36 @@ impl ProducerState {
             }
         }
         Ok(ProducerState {
+            recall_below: (!producers.is_empty()).then_some(end_offset),
             producers,
             end_offset,
         })
+    }
+
+    /// A batch that [`ProducerState::check`] refused may be a retry of one that the snapshot left
+    /// out: the log below this offset tells. `None`: it is not.
+    pub fn recall_below(&self, batch: &BatchHeader) -> Option<i64> {
+        let producer = self.producers.get(&batch.producer_id)?;
+        let may_be_older =
+            producer.epoch == batch.producer_epoch && producer.batches.len() < BATCHES_KEPT;
+        self.recall_below.filter(|_| may_be_older)
+    }
+
+    /// Completes what a snapshot left out with batches found in the log. Once: what is not among
+    /// them is not known.
+    pub fn recall(&mut self, mut found: Recalled) {
+        self.recall_below = None;
+        for (&id, producer) in &mut self.producers {
+            let Some(mut older) = found.0.remove(&(id, producer.epoch)) else {
+                continue;
+            };
+            if let Some(oldest) = producer.batches.first() {
+                older.retain(|batch| batch.last_offset < oldest.base_offset);
+            }
+            let room = BATCHES_KEPT - producer.batches.len();
+            let skip = older.len().saturating_sub(room);
+            producer.batches.splice(0..0, older.into_iter().skip(skip));
+        }
     }
 
     /// The log was cut to end at `end_offset`. Only the last batches are known, so a cut through

@@ -1,7 +1,9 @@
 //! Idempotence: retries are recognised, gaps refused, through snapshots and cuts.
 
 use corelog_record::{BatchBuilder, BatchHeader, Codec};
-use corelog_storage::producer_state::{ProducerError, ProducerState, Sequenced, Truncated};
+use corelog_storage::producer_state::{
+    ProducerError, ProducerState, Recalled, Sequenced, Truncated,
+};
 use proptest::prelude::*;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -162,6 +164,37 @@ fn a_snapshot_keeps_the_last_batch_of_each_producer() {
         assert!(ProducerState::decode_snapshot(6, &torn, 0, DAY_MS).is_err());
         assert!(ProducerState::decode_snapshot(6, &bytes[..i], 0, DAY_MS).is_err());
     }
+}
+
+#[test]
+fn r11_what_a_snapshot_leaves_out_is_recalled_once() {
+    let sent: Vec<_> = (0..8)
+        .map(|n| batch(1, 2 * n, 2, i64::from(2 * n)))
+        .collect();
+    let other_epoch = batch(0, 5, 1, 100);
+    let bytes = state_of(&sent[..7]).encode_snapshot();
+    let load = || ProducerState::decode_snapshot(14, &bytes, 1000, DAY_MS).unwrap();
+    let recalled = |batches: &[BatchHeader]| {
+        let mut found = Recalled::default();
+        batches.iter().for_each(|b| found.on_batch(b));
+        found
+    };
+    let mut s = load();
+    assert_eq!(s.recall_below(&sent[3]), Some(14));
+    assert_eq!(s.recall_below(&other_epoch), None, "no retry of this epoch");
+    // The log also holds what came before the five, and what came after the snapshot.
+    s.on_batch(&sent[7]);
+    s.recall(recalled(&sent));
+    let known = |s: &ProducerState, b: &BatchHeader| matches!(s.check(b), Ok(Sequenced::Duplicate(d)) if d.base_offset == b.base_offset);
+    for (n, b) in sent.iter().enumerate() {
+        assert_eq!(known(&s, b), n >= 3, "{n}");
+    }
+    assert_eq!(s.recall_below(&sent[0]), None, "only once");
+    assert_eq!(s.check(&batch(1, 16, 1, 0)), Ok(Sequenced::Next));
+    // Nothing found: refused as before.
+    let mut s = load();
+    s.recall(recalled(&[other_epoch]));
+    assert!(out_of_order(&s, &sent[5]) && known(&s, &sent[6]));
 }
 
 #[test]

@@ -38,12 +38,14 @@ fn r11_duplicates_get_their_first_offsets_also_after_restarts() {
     assert_eq!(broker.metric("corelog_duplicate_batches_total", &[]), 6);
     broker.stop();
 
-    // A clean stop keeps the last batch of a producer, as Kafka's snapshots do. Earlier ones are
+    // All that a client has in flight over a clean stop are told from new ones; earlier ones are
     // refused: they are not told apart from a gap, but are not appended twice either.
     let broker = dir.start(2);
     let mut client = broker.connect();
     let out_of_order = ErrorCode::OutOfOrderSequenceNumber;
-    assert_eq!(refused(&mut client, producer, 5 * 3), out_of_order);
+    assert_eq!(refused(&mut client, producer, 3), out_of_order);
+    send(&mut client, producer, 7 - REMEMBERED, 7);
+    assert_eq!(broker.metric("corelog_duplicate_batches_total", &[]), 5);
     send(&mut client, producer, 6, 9);
     broker.kill();
 
@@ -59,6 +61,36 @@ fn r11_duplicates_get_their_first_offsets_also_after_restarts() {
         expected,
         "no duplicate, no gap"
     );
+}
+
+#[test]
+fn r11_five_batches_in_flight_are_known_over_clean_restarts_also_across_segments() {
+    let dir = DataDir::new("r11-clean");
+    let overrides = ["log.segment.bytes=1048576"];
+    let mut broker = dir.start_with(2, &overrides);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    let producers: Vec<_> = (0..3).map(|_| client.init_producer_id()).collect();
+    let text = "x".repeat(300_000);
+    let mut bases = Vec::new();
+    for restart in 0..3 {
+        // The newest five of every producer, interleaved, over several segments.
+        for number in 5 * restart..5 * restart + 5 {
+            for &(id, epoch) in &producers {
+                let records = sequenced(id, epoch, number, &[&text]);
+                bases.push((records.clone(), client.produce("t", 0, records)));
+            }
+        }
+        broker.stop();
+        broker = dir.start_with(2, &overrides);
+        client = broker.connect();
+        let recent = bases.len() - 5 * producers.len();
+        for (records, base) in &bases[recent..] {
+            assert_eq!(client.produce("t", 0, records.clone()), *base);
+        }
+    }
+    assert!(dir.files("t", 0, ".log").len() > 3, "several segments");
+    assert_eq!(client.read_all("t", 0).len(), bases.len(), "no duplicates");
 }
 
 #[test]

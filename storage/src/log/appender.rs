@@ -36,12 +36,7 @@ impl Log {
                 max: config.max_message_bytes,
             });
         }
-        let sequenced = log
-            .state
-            .borrow()
-            .producers
-            .check(&header)
-            .map_err(refusal)?;
+        let sequenced = log.check_sequence(&header).await?;
         if let Sequenced::Duplicate(known) = sequenced {
             return Ok(log.duplicate(&known));
         }
@@ -129,7 +124,7 @@ fn parse_whole(bytes: &Bytes) -> Result<BatchHeader, AppendError> {
     Ok(header)
 }
 
-fn refusal(error: ProducerError) -> AppendError {
+pub(super) fn refusal(error: ProducerError) -> AppendError {
     match error {
         ProducerError::OutOfOrderSequence {
             producer_id,

@@ -13,6 +13,7 @@ mod cut;
 mod files;
 mod open;
 mod preparer;
+mod producers;
 mod pump;
 mod read;
 mod recovery;

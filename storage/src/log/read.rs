@@ -54,7 +54,7 @@ impl IndexView {
 
     /// The largest known batch boundary at or below `size` bytes that no batch past `limit_offset`
     /// begins or lies before.
-    fn boundary(&self, base: i64, size: u64, limit_offset: i64) -> u64 {
+    pub fn boundary(&self, base: i64, size: u64, limit_offset: i64) -> u64 {
         self.with(|index| {
             let entries = index.entries();
             let fits = |e: &crate::index::OffsetEntry| {

@@ -181,7 +181,7 @@ impl Session {
         while at < marks.log_end {
             at = self.read_at(at, 100_000, i64::MAX).await?;
         }
-        self.retry_last().await
+        self.retry_recent().await
     }
 
     async fn operations(&self) -> Result<End, String> {
@@ -211,7 +211,7 @@ impl Session {
                 64..67 => self.set_policy(),
                 67..70 => self.cut().await?,
                 70..72 => self.fill_disk(),
-                72..74 => self.retry_last().await?,
+                72..74 => self.retry_recent().await?,
                 74 => return self.clean_stop().await,
                 75..80 => {
                     self.rt
@@ -516,20 +516,19 @@ impl Session {
         self.world.set_capacity(capacity);
     }
 
-    /// A producer sends its last batch once more: a duplicate with the same offsets.
-    async fn retry_last(&self) -> Result<(), String> {
+    /// A producer sends one of its last batches once more: a duplicate with the same offsets, also
+    /// over stops of any kind.
+    async fn retry_recent(&self) -> Result<(), String> {
         if self.cell.borrow().plan.sequenced_in_flight > 0 {
             return Ok(());
         }
-        let last = self
-            .cell
-            .borrow()
-            .oracle
-            .batches
-            .iter()
-            .rev()
-            .find(|b| b.sequence.is_some())
-            .cloned();
+        let last = {
+            let mut shared = self.cell.borrow_mut();
+            let back = shared.chance.below(5) as usize;
+            let batches = shared.oracle.batches.iter().rev();
+            let sequenced = batches.filter(|b| b.sequence.is_some());
+            sequenced.take(back + 1).last().cloned()
+        };
         let Some(last) = last else { return Ok(()) };
         let result = append(&self.log, self.log.admit(), last.bytes.clone()).await;
         match result {
