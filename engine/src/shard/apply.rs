@@ -13,9 +13,9 @@ use corelog_storage::checkpoint_files::OffsetMap;
 use corelog_storage::log::{Log, LogParams};
 use corelog_storage::log_dir::{StartKind, read_partition_metadata};
 
-use super::Shard;
 use super::message::{Operation, PartitionKey, Request};
 use super::partition::Partition;
+use super::{Shard, offline};
 use crate::topic_settings::{TopicSettings, resolve};
 
 /// Logs opened at a time: recovery reads much, and other shards want the disk too.
@@ -23,29 +23,69 @@ const OPEN_AT_ONCE: usize = 16;
 
 /// Makes this shard what `image` says; answers requests from it when done.
 ///
-/// A partition whose log cannot be opened stays out of the shard: its clients get
+/// A partition whose log cannot be opened stays out of the shard, and is tried again: its clients get
 /// NOT_LEADER_OR_FOLLOWER, the log says why.
 pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
+    let _turn = shard.offline.opening.lock().await;
     if image.version() < shard.image().version() || shard.stopping.get() {
         return;
     }
     refresh_broker_config(shard, &image);
     drop_removed(shard, &image).await;
     let missing = change_kept(shard, &image);
+    let asked: BTreeSet<_> = missing
+        .iter()
+        .map(|(t, index, _)| key_of(t, *index))
+        .collect();
+    for key in shard.offline.keys().difference(&asked) {
+        shard.offline.remove(key); // its topic is gone
+    }
+    open_all(shard, &missing).await;
+    shard.set_image(image);
+    offline::retry(shard);
+}
+
+/// Another try for the partitions that are offline.
+pub(super) async fn open_again(shard: &Rc<Shard>) {
+    let offline = shard.offline.keys();
+    let mut missing = change_kept(shard, &shard.image());
+    missing.retain(|(topic, index, _)| offline.contains(&key_of(topic, *index)));
+    open_all(shard, &missing).await;
+}
+
+type Missing = (Arc<Topic>, i32, Rc<TopicSettings>);
+
+async fn open_all(shard: &Rc<Shard>, missing: &[Missing]) {
     for group in missing.chunks(OPEN_AT_ONCE) {
         let mut opening = Vec::with_capacity(group.len());
         for (topic, index, settings) in group {
             let (shard, topic, settings) = (Rc::clone(shard), Arc::clone(topic), settings.clone());
             let index = *index;
             opening.push(shard.rt.clone().spawn("open_log", async move {
-                open(&shard, &topic, index, &settings).await;
+                let opened = open(&shard, &topic, index, &settings).await;
+                note_opened(&shard, &topic, index, opened);
             }));
         }
         for task in opening {
             task.await;
         }
     }
-    shard.set_image(image);
+}
+
+fn note_opened(shard: &Shard, topic: &Topic, index: i32, opened: Result<(), String>) {
+    let key = key_of(topic, index);
+    match opened {
+        Ok(()) if shard.offline.remove(&key) => {
+            tracing::info!(topic = %topic.name, partition = index, "the log is open; the partition is online");
+        }
+        Ok(()) => {}
+        // The first image of a process is what was there before it.
+        Err(error) if shard.offline.add(key, &error, shard.image().version() == 0) => {
+            tracing::error!(topic = %topic.name, partition = index, error,
+                "the log could not be opened; the partition is offline and will be tried again");
+        }
+        Err(_) => {}
+    }
 }
 
 /// Broker-wide keys that were changed while running bind from here on.
@@ -101,14 +141,14 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
 async fn delete(shard: &Shard, partition: &Partition) {
     if let Err(error) = partition.log.clone().delete().await {
         // A later log of this name sees by the topic id that these files are not its own.
-        shard.unopened.set(true);
+        shard.undeleted.set(true);
         tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
             "the log of a deleted topic could not be removed");
     }
 }
 
 /// Gives open partitions their changed settings; returns those that are not open yet.
-fn change_kept(shard: &Rc<Shard>, image: &Image) -> Vec<(Arc<Topic>, i32, Rc<TopicSettings>)> {
+fn change_kept(shard: &Rc<Shard>, image: &Image) -> Vec<Missing> {
     let own = shard.id().0;
     let config = shard.config();
     let mut missing = Vec::new();
@@ -130,37 +170,42 @@ fn keys_on(topic: &Topic, shard: u16) -> impl Iterator<Item = (i32, PartitionKey
     (0i32..)
         .zip(&topic.partitions)
         .filter(move |(_, partition)| partition.shard == shard)
-        .map(|(index, _)| {
-            (
-                index,
-                PartitionKey {
-                    topic_id: topic.id,
-                    partition: index,
-                },
-            )
-        })
+        .map(|(index, _)| (index, key_of(topic, index)))
 }
 
-async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &TopicSettings) {
+fn key_of(topic: &Topic, partition: i32) -> PartitionKey {
+    PartitionKey {
+        topic_id: topic.id,
+        partition,
+    }
+}
+
+/// Opens or makes a partition's log. The error says which directory, and what is wrong with it.
+async fn open(
+    shard: &Rc<Shard>,
+    topic: &Arc<Topic>,
+    index: i32,
+    settings: &TopicSettings,
+) -> Result<(), String> {
     let start = shard
         .start
         .borrow()
         .clone()
         .expect("the start's findings come before the first image");
     let Some(known) = topic.partition(index) else {
-        return;
+        return Ok(());
     };
     let name = (topic.name.to_string(), index);
     let dir = start.log_dir.join(format!("{}-{}", topic.name, index));
-    let exists = match set_stranger_aside(shard, &dir, topic.id).await {
-        Ok(exists) => exists,
-        Err(error) => {
-            shard.unopened.set(true);
-            tracing::error!(topic = %topic.name, partition = index, dir = %dir.display(), %error,
-                "the partition's directory could not be looked at; the partition is offline");
-            return;
-        }
-    };
+    let exists = set_stranger_aside(shard, &dir, topic.id)
+        .await
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
+    let key = key_of(topic, index);
+    let had_records = start.high_watermarks.get(&name).is_some_and(|&end| end > 0);
+    if !exists && had_records && shard.offline.since_start(&key) {
+        // Whoever mends it is not done yet: an empty log now would hide the records for good.
+        return Err(format!("{}: the directory is gone", dir.display()));
+    }
     let checkpointed = |offsets: &OffsetMap| {
         if exists {
             offsets.get(&name).copied().unwrap_or(0)
@@ -181,34 +226,17 @@ async fn open(shard: &Rc<Shard>, topic: &Arc<Topic>, index: i32, settings: &Topi
         config: settings.log.clone(),
     };
     // What recovery found and did is logged by the log itself.
-    let opened = if exists {
-        Log::open(&shard.rt, &shard.storage, params)
-            .await
-            .map(|(log, _)| log)
+    let log = if exists {
+        let opened = Log::open(&shard.rt, &shard.storage, params).await;
+        opened.map(|(log, _)| log)
     } else {
         Log::create(&shard.rt, &shard.storage, params).await
     };
-    match opened {
-        Ok(log) => {
-            let key = PartitionKey {
-                topic_id: topic.id,
-                partition: index,
-            };
-            let partition = Partition::new(
-                key,
-                topic.name.to_string(),
-                known.leader_epoch,
-                log,
-                settings.rules.clone(),
-            );
-            shard.insert_partition(partition);
-        }
-        Err(error) => {
-            shard.unopened.set(true);
-            tracing::error!(topic = %topic.name, partition = index, dir = %dir.display(), %error,
-                "the log could not be opened; the partition is offline");
-        }
-    }
+    let log = log.map_err(|error| error.to_string())?;
+    let name = topic.name.to_string();
+    let rules = settings.rules.clone();
+    shard.insert_partition(Partition::new(key, name, known.leader_epoch, log, rules));
+    Ok(())
 }
 
 /// True when `dir` holds this topic's log. One of another topic id is left from a deletion that a

@@ -5,6 +5,7 @@
 pub mod append;
 pub mod apply;
 pub mod message;
+pub mod offline;
 pub mod partition;
 pub mod read;
 pub mod sink;
@@ -79,8 +80,10 @@ pub struct Shard {
     pub(crate) exit: Notify,
     /// No connection and no metadata is taken any more.
     pub(crate) stopping: Cell<bool>,
-    /// A log of this shard could not be opened or deleted: the stop is not clean.
-    pub(crate) unopened: Cell<bool>,
+    /// Partitions whose logs could not be opened.
+    pub offline: offline::Offline,
+    /// A log of this shard could not be deleted: the stop is not clean.
+    pub(crate) undeleted: Cell<bool>,
     /// The log directory, on shard 0.
     pub(crate) log_dir: RefCell<Option<Rc<LogDir>>>,
     pub(crate) exiting: Cell<bool>,
@@ -109,7 +112,8 @@ impl Shard {
             load: parts.load,
             exit: Notify::new(),
             stopping: Cell::new(false),
-            unopened: Cell::new(false),
+            offline: offline::Offline::default(),
+            undeleted: Cell::new(false),
             log_dir: RefCell::new(None),
             exiting: Cell::new(false),
             start: RefCell::new(None),
@@ -404,7 +408,7 @@ async fn checkpoint(shard: &Rc<Shard>) -> Vec<CheckpointMarks> {
 async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
     shard.stopping.set(true);
     crate::connection::close_all(shard).await;
-    let mut clean = !shard.unopened.get();
+    let mut clean = !shard.undeleted.get() && shard.offline.is_empty();
     let mut closed = Vec::new();
     for partition in shard.partitions() {
         partition.fire_waiters();
@@ -428,6 +432,11 @@ fn stats(shard: &Shard) -> ShardStats {
             "corelog_fetch_waits",
             "Fetches that wait for data of partitions of this shard.",
             shard.waits.borrow().len() as i64,
+        ),
+        (
+            "corelog_partitions_offline",
+            "Partitions whose logs cannot be opened.",
+            shard.offline.len() as i64,
         ),
         (
             "corelog_tail_bytes",

@@ -13,6 +13,7 @@ mod hostile;
 mod idempotence;
 mod leaving;
 mod model;
+mod offline;
 mod operating;
 mod producing;
 mod records;
