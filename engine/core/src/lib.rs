@@ -1,5 +1,5 @@
 //! Pure state machines of the broker: configuration, the metadata image, the controller's
-//! decisions over it, placement, and the answers to requests that only read the image.
+//! decisions over it, consumer groups, placement, and the answers to requests that only read the image.
 //!
 //! An event goes in, records or an answer come out: the same input gives the same output.
 //! This crate must never know clocks, files, sockets or chance; whatever it needs of them is an

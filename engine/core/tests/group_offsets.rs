@@ -381,7 +381,10 @@ fn r23_a_deleted_group_is_gone_with_everything_that_was_being_committed() {
     assert_eq!(code(&d.take(failed)), COORDINATOR_NOT_AVAILABLE);
     assert_eq!((d.fetch("g", "t", 0), d.fetch("g", "t", 7)), (1, 2));
     assert_eq!(d.state("g"), "Empty");
+    let commits = d.ask(commit("g", "", -1, &[("t", 8, 3)]));
     let token = d.ask(delete("g"));
+    d.finish(Ok(()));
+    assert_eq!(commit_code(&d.take(commits)), NONE);
     assert!(d.is_parked(token));
     d.finish(Ok(()));
     assert_eq!(code(&d.take(token)), NONE);

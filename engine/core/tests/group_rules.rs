@@ -24,17 +24,6 @@ fn stable_pair(d: &mut Driver) -> (String, String, i32) {
     (first, second, generation)
 }
 
-/// A stable group of one static member: its member id and generation.
-fn stable_static(d: &mut Driver, group: &str) -> (String, i32) {
-    let token = d.ask(join(group, "", Some("i")));
-    d.advance(d.settings.initial_rebalance_delay_ms);
-    let joined = join_of(d.take(token));
-    let id = joined.member_id.as_str().to_owned();
-    let token = d.ask(sync(group, &id, joined.generation_id, &[(&id, b"s")]));
-    assert_eq!(sync_of(d.take(token)).error_code, NONE);
-    (id, joined.generation_id)
-}
-
 fn error(d: &mut Driver, request: Request) -> i16 {
     code(&d.answer(request))
 }
@@ -341,80 +330,6 @@ fn r22_leaving_members_are_told_one_by_one() {
 }
 
 #[test]
-fn r22_a_restarted_static_member_keeps_its_place_without_a_rebalance() {
-    let mut d = Driver::quick();
-    let (old, generation) = stable_static(&mut d, "g");
-    d.auto = false;
-    let token = d.ask(join("g", "", Some("i")));
-    assert!(d.is_parked(token), "told only when it is stored");
-    d.finish(Ok(()));
-    let joined = join_of(d.take(token));
-    assert_eq!(
-        (joined.error_code, joined.generation_id),
-        (NONE, generation)
-    );
-    assert!(joined.skip_assignment, "it leads, and need not assign");
-    assert_eq!(joined.leader, joined.member_id);
-    assert_eq!(d.state("g"), "Stable");
-    let new = joined.member_id.as_str().to_owned();
-    let kept = sync_of(d.answer(sync("g", &new, generation, &[])));
-    assert_eq!(kept.assignment, &b"s"[..]);
-    for request in [
-        heartbeat("g", &old, generation, Some("i")),
-        join("g", &old, Some("i")),
-        leave("g", &[(&old, Some("i"))]),
-    ] {
-        assert_eq!(error(&mut d, request), FENCED_INSTANCE_ID);
-    }
-    assert_eq!(
-        error(&mut d, heartbeat("g", &new, generation, Some("x"))),
-        UNKNOWN_MEMBER_ID
-    );
-    assert_eq!(d.reloaded().describe("g"), d.describe("g"));
-
-    // An old client must not take itself for the leader.
-    d.auto = true;
-    let joined = join_of(d.answer(join_as(5, "g", "", Some("i"), &[("range", &["t"])])));
-    assert_ne!(joined.leader, joined.member_id);
-    assert!(joined.members.is_empty() && !joined.skip_assignment);
-}
-
-#[test]
-fn r22_a_static_swap_that_is_not_stored_never_was() {
-    let mut d = Driver::quick();
-    let (old, generation) = stable_static(&mut d, "g");
-    let before = d.describe("g");
-    d.auto = false;
-    let failed = d.ask(join("g", "", Some("i")));
-    let later = d.ask(join("g", "", Some("i")));
-    assert_eq!(join_of(d.take(failed)).error_code, FENCED_INSTANCE_ID);
-    d.finish(Err(WriteError::NotLeader));
-    assert!(d.is_parked(later));
-    d.finish(Err(WriteError::NotEnoughReplicas));
-    assert_eq!(join_of(d.take(later)).error_code, COORDINATOR_NOT_AVAILABLE);
-    assert_eq!(d.describe("g"), before);
-    let beat = heartbeat("g", &old, generation, Some("i"));
-    assert_eq!(error(&mut d, beat), NONE);
-}
-
-#[test]
-fn r22_a_static_member_that_changes_the_protocol_rebalances() {
-    let mut d = Driver::quick();
-    stable_static(&mut d, "g");
-    let request = join_as(
-        9,
-        "g",
-        "",
-        Some("i"),
-        &[("sticky", &["t"]), ("range", &["t"])],
-    );
-    let token = d.ask(request);
-    let joined = join_of(d.take(token));
-    assert_eq!(joined.protocol_name, Some(text("sticky")));
-    assert_eq!(joined.generation_id, 2);
-}
-
-#[test]
 fn r22_an_assignment_that_is_not_stored_is_not_given_to_anybody() {
     let mut d = Driver::quick();
     let (id, token) = d.enter("g");
@@ -539,4 +454,73 @@ fn r22_a_cancelled_request_is_not_answered_and_its_member_stays() {
     };
     assert_eq!(joined.members.len(), 2);
     assert!(d.is_parked(gone));
+}
+
+#[test]
+fn r22_an_assignment_is_for_its_generation_and_protocol() {
+    let mut d = Driver::quick();
+    let (id, generation) = d.stable("g");
+    for wrong in [generation - 1, generation + 1, -1] {
+        assert_eq!(
+            error(&mut d, sync("g", &id, wrong, &[])),
+            ILLEGAL_GENERATION
+        );
+    }
+    let named = |kind: &str, name: &str| Request::Sync {
+        version: 5,
+        request: sync_data("g", &id, generation, &[])
+            .with_protocol_type(Some(text(kind)))
+            .with_protocol_name(Some(text(name))),
+    };
+    assert_eq!(
+        error(&mut d, named("consumer", "sticky")),
+        INCONSISTENT_GROUP_PROTOCOL
+    );
+    assert_eq!(
+        error(&mut d, named("connect", "range")),
+        INCONSISTENT_GROUP_PROTOCOL
+    );
+    let right = sync_of(d.answer(named("consumer", "range")));
+    assert_eq!(
+        (right.error_code, &right.assignment[..]),
+        (NONE, &b"all"[..])
+    );
+    assert_eq!(right.protocol_name, Some(text("range")));
+}
+
+#[test]
+fn r22_a_rebalance_ends_when_the_last_who_is_awaited_is_out() {
+    let mut d = Driver::quick();
+    let (first, second, generation) = stable_pair(&mut d);
+    let waits = d.ask(join("g", &first, None));
+    d.advance(SESSION_MS - 1);
+    assert!(d.is_parked(waits));
+    d.advance(1);
+    let joined = join_of(d.take(waits));
+    assert_eq!(
+        (joined.generation_id, joined.members.len()),
+        (generation + 1, 1)
+    );
+    let beat = heartbeat("g", &second, generation, None);
+    assert_eq!(error(&mut d, beat), UNKNOWN_MEMBER_ID);
+}
+
+#[test]
+fn r22_who_leaves_is_not_kept_waiting() {
+    let mut d = Driver::quick();
+    let (first, second, _) = stable_pair(&mut d);
+    // It joins with other topics, and leaves before the leader has come.
+    let joins = d.ask(join_as(9, "g", &second, None, &[("range", &["u"])]));
+    assert!(d.is_parked(joins));
+    d.answer(leave("g", &[(&second, None)]));
+    assert_eq!(join_of(d.take(joins)).error_code, UNKNOWN_MEMBER_ID);
+    // And one that waits for its assignment.
+    let (third, waits) = d.enter("g");
+    let token = d.ask(join("g", &first, None));
+    let generation = join_of(d.take(token)).generation_id;
+    d.take(waits);
+    let syncs = d.ask(sync("g", &third, generation, &[]));
+    assert!(d.is_parked(syncs));
+    d.answer(leave("g", &[(&third, None)]));
+    assert_eq!(sync_of(d.take(syncs)).error_code, UNKNOWN_MEMBER_ID);
 }

@@ -1,7 +1,7 @@
 //! Drives a coordinator of groups: a clock, a disk that may wait and fail, and the requests.
 #![allow(dead_code)] // each test binary uses its own part
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use corelog_core::Uuid;
@@ -73,6 +73,8 @@ pub struct Driver {
     random: u128,
     pub client: Client,
     pub replies: BTreeMap<u64, Response>,
+    /// Tokens that had their reply.
+    pub answered: BTreeSet<u64>,
     /// Writes that have not ended.
     pub writes: VecDeque<(u64, Vec<WriteRecord>)>,
     /// What is on the disk.
@@ -95,6 +97,7 @@ impl Driver {
                 host: "/127.0.0.1".to_owned(),
             },
             replies: BTreeMap::new(),
+            answered: BTreeSet::new(),
             writes: VecDeque::new(),
             log: Vec::new(),
             auto: true,
@@ -125,8 +128,11 @@ impl Driver {
             match command {
                 Command::Reply { token, response } => {
                     assert!(token < self.next_token, "a token that was never given");
-                    let before = self.replies.insert(token, response);
-                    assert!(before.is_none(), "token {token} was answered twice");
+                    assert!(
+                        self.answered.insert(token),
+                        "token {token} was answered twice"
+                    );
+                    self.replies.insert(token, response);
                 }
                 Command::Write { write, records } => {
                     assert!(!records.is_empty(), "a write without records");
@@ -486,4 +492,15 @@ pub fn code(response: &Response) -> i16 {
         Response::Delete(data) => data.error_code,
         Response::List(data) => data.error_code,
     }
+}
+
+/// A stable group of one static member: its member id and generation.
+pub fn stable_static(d: &mut Driver, group: &str) -> (String, i32) {
+    let token = d.ask(join(group, "", Some("i")));
+    d.advance(d.settings.initial_rebalance_delay_ms);
+    let joined = join_of(d.take(token));
+    let id = joined.member_id.as_str().to_owned();
+    let token = d.ask(sync(group, &id, joined.generation_id, &[(&id, b"s")]));
+    assert_eq!(sync_of(d.take(token)).error_code, NONE);
+    (id, joined.generation_id)
 }
