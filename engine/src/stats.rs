@@ -287,6 +287,16 @@ pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::Sha
             "Read plans that looked at the disk.",
             counters.tail_misses,
         ),
+        (
+            "corelog_cold_fills",
+            "Windows of sealed files brought into the page cache.",
+            counters.cold_fills,
+        ),
+        (
+            "corelog_cold_fills_shared",
+            "Readers that waited for a window another reader had asked for.",
+            counters.cold_fills_shared,
+        ),
         ("corelog_segment_rolls", "Segments sealed.", counters.rolls),
         ("corelog_log_cuts", "Logs cut at an offset.", counters.cuts),
         (

@@ -2,99 +2,22 @@
 //! on the real kernel.
 
 mod model;
+mod stories;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use corelog_record::batch::{BatchView, TimestampType};
-use corelog_record::builder::BatchBuilder;
-use corelog_record::codec::Codec;
-use corelog_record::validate::{Rules, validate};
-use corelog_runtime::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimWorld, run_until_crash};
-use corelog_runtime::{Advice, File, Rt};
-use corelog_storage::cold::{read_range, warm_range};
+use corelog_runtime::Rt;
+use corelog_runtime::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimWorld};
+use corelog_storage::cold::read_range;
 use corelog_storage::config::{LogConfig, TimestampRule};
 use corelog_storage::flush_policy::FlushPolicy;
-use corelog_storage::log::{
-    AppendError, Appended, Log, LogError, LogParams, ReadError, ReadPlan, ValidatedBatch,
-};
+use corelog_storage::log::{AppendError, Log, LogError, LogParams, ReadError};
 use corelog_storage::log_dir::StartKind;
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
-fn params(start: StartKind, recovery_point: i64, config: LogConfig) -> LogParams {
-    LogParams {
-        dir: "/data/t-0".into(),
-        topic: "t".into(),
-        partition: 0,
-        topic_id: [9; 16],
-        leader_epoch: 1,
-        recovery_point,
-        high_watermark: 0,
-        log_start: 0,
-        start,
-        config,
-    }
-}
-
-fn small_segments() -> LogConfig {
-    LogConfig {
-        segment_bytes: 20_000,
-        index_interval_bytes: 1_000,
-        ..LogConfig::default()
-    }
-}
-
-fn batch(records: u64, value_bytes: usize, timestamp: i64) -> Bytes {
-    let mut builder = BatchBuilder::new(Codec::None, timestamp);
-    let value = vec![0x5a; value_bytes];
-    for i in 0..records {
-        builder.append(timestamp + i as i64, None, Some(&value), &[]);
-    }
-    builder.build().into()
-}
-
-fn checked(bytes: Bytes) -> ValidatedBatch {
-    let rules = Rules {
-        now_ms: 0,
-        compacted: false,
-        timestamp_type: TimestampType::CreateTime,
-        before_max_ms: i64::MAX,
-        after_max_ms: i64::MAX,
-        decompressed_bytes_max: 1 << 20,
-        max_message_bytes: 8 << 20,
-    };
-    let validated = validate(&bytes, &rules).expect("a valid batch");
-    ValidatedBatch { bytes, validated }
-}
-
-async fn append(log: &Log, bytes: Bytes) -> Result<Appended, AppendError> {
-    log.append(log.admit(), checked(bytes)).await
-}
-
-/// Runs one process that ends by itself.
-fn story<F: Future>(world: &SimWorld, main: impl FnOnce(Rt) -> F) -> F::Output {
-    run_until_crash(world, main).expect("no crash is planned")
-}
-
-async fn fetch(rt: &Rt, shard: &Rc<ShardStorage>, log: &Log, plan: &ReadPlan) -> Vec<u8> {
-    let mut out = Vec::new();
-    for range in &plan.ranges {
-        let (mut at, end) = (range.position, range.position + range.len as u64);
-        while at < end {
-            let piece = match log.lookup_tail(range, at, (end - at) as usize) {
-                Some(slices) => slices.concat(),
-                None => read_range(rt, shard, range, at, (end - at) as usize)
-                    .await
-                    .expect("readable")
-                    .to_vec(),
-            };
-            at += piece.len() as u64;
-            out.extend_from_slice(&piece);
-        }
-    }
-    out
-}
+use stories::{append, batch, fetch, params, small_segments, story};
 
 /// `LogAppendTime` stamps the batch and keeps its CRC right.
 #[test]
@@ -259,152 +182,6 @@ fn r21_reads_end_at_the_limit() {
             }
         );
     });
-}
-
-/// Every sealed file's pages are dropped once its bytes are durable, and no active file's.
-#[test]
-fn sealing_drops_the_pages_of_the_sealed_file() {
-    let world = SimWorld::new(5, SimConfig::default());
-    story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
-        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
-            .await
-            .unwrap();
-        assert_eq!(world.op_count(OpKind::Advise), 0);
-        // A refused hint stops nothing.
-        world.add_fault(ScriptedFault {
-            kind: OpKind::Advise,
-            path_contains: String::new(),
-            skip: 1,
-            times: 1,
-            fault: Fault::Eio,
-        });
-        for _ in 0..40 {
-            let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
-            log.wait(&appended).await.unwrap();
-        }
-        log.close().await.unwrap();
-        let sealed = shard.counters().rolls;
-        assert!(sealed > 2, "{sealed} segments");
-        assert_eq!(world.op_count(OpKind::Advise), sealed);
-        assert_eq!(world.faults().eio_others, 1);
-    });
-}
-
-/// Sealed segments are ready for sendfile; an active one never is.
-#[test]
-fn sealed_ranges_warm_up_for_sendfile_and_active_ones_do_not() {
-    let world = SimWorld::new(5, SimConfig::default());
-    story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits {
-            tail_cache_bytes: 0,
-            ..StorageLimits::default()
-        });
-        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
-            .await
-            .unwrap();
-        for _ in 0..40 {
-            let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
-            log.wait(&appended).await.unwrap();
-        }
-        log.flush().await.unwrap();
-        let sealed = log
-            .read(0, 10_000, true, i64::MAX)
-            .await
-            .unwrap()
-            .ranges
-            .remove(0);
-        assert!(sealed.segment.sealed());
-        let (_, ready) = warm_range(&rt, &shard, &sealed, sealed.position, sealed.len)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(ready, sealed.len);
-        let active = log
-            .read(39, 10_000, true, i64::MAX)
-            .await
-            .unwrap()
-            .ranges
-            .remove(0);
-        assert!(!active.segment.sealed());
-        assert!(
-            warm_range(&rt, &shard, &active, active.position, active.len)
-                .await
-                .unwrap()
-                .is_none()
-        );
-    });
-}
-
-/// Eight readers of one cold range cost one read of its window, whatever becomes of the first; an
-/// error is told to all who wait.
-#[test]
-fn readers_of_the_same_cold_range_share_its_read() {
-    let (mut fills, mut shared, mut reads) = (0, 0, 0);
-    for seed in 0..20 {
-        let world = SimWorld::new(seed, SimConfig::default());
-        let counters = story(&world, async |rt| {
-            let shard = ShardStorage::new(StorageLimits {
-                tail_cache_bytes: 0,
-                ..StorageLimits::default()
-            });
-            let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
-                .await
-                .unwrap();
-            for _ in 0..40 {
-                let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
-                log.wait(&appended).await.unwrap();
-            }
-            log.flush().await.unwrap();
-            let plan = log.read(0, 10_000, true, i64::MAX).await.unwrap();
-            let sealed = Rc::new(plan.ranges[0].clone());
-            let before = world.op_count(OpKind::Read);
-            let readers = |count: usize| {
-                let reader = |_| {
-                    let (rt_in, shard, sealed) = (rt.clone(), shard.clone(), sealed.clone());
-                    rt.spawn("reader", async move {
-                        warm_range(&rt_in, &shard, &sealed, sealed.position, sealed.len).await
-                    })
-                };
-                (0..count).map(reader).collect::<Vec<_>>()
-            };
-            // The file is opened before, so that all come to the same place together.
-            let handle = sealed.segment.buffered(&rt).await.unwrap();
-            world.add_fault(ScriptedFault {
-                kind: OpKind::Read,
-                path_contains: String::new(),
-                skip: 0,
-                times: 1,
-                fault: Fault::Eio,
-            });
-            for reader in readers(8) {
-                assert!(matches!(reader.await.unwrap(), Err(ReadError::Io(_))));
-            }
-            assert_eq!(world.op_count(OpKind::Read) - before, 1, "one read failed");
-            let file = File::from_handle(&rt, handle);
-            file.fadvise(Advice::DontNeed, 0, 0).await.unwrap();
-            let mut eight = readers(8);
-            rt.yield_now().await;
-            eight.remove(0).cancel();
-            for reader in eight {
-                let (_, ready) = reader.await.unwrap().unwrap().unwrap();
-                assert_eq!(ready, sealed.len);
-            }
-            reads += world.op_count(OpKind::Read) - before - 1;
-            shard.counters()
-        });
-        assert!(counters.cold_fills >= 2, "the one that failed, the other");
-        fills += counters.cold_fills;
-        shared += counters.cold_fills_shared;
-    }
-    // Two reads of one byte wait for a window. The simulation takes pages away by chance, and then
-    // they are read again.
-    assert!(
-        (40..80).contains(&reads),
-        "{reads} reads for 20 times eight readers"
-    );
-    assert!(fills < 60, "{fills} fills");
-    assert!(shared >= 20 * 13, "{shared} shared");
 }
 
 /// A cut makes handed out ranges stale, fails the waits for what it took, and offsets go on from it.
