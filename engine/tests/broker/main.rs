@@ -12,6 +12,7 @@ mod errors;
 mod hostile;
 mod idempotence;
 mod leaving;
+mod limits;
 mod model;
 mod offline;
 mod operating;

@@ -194,6 +194,7 @@ impl LogInner {
                 continue;
             }
             let active = self.state.borrow().active();
+            self.learn_age(&active).await;
             if self.must_roll(&active, config, records, bytes) {
                 self.roll().await?;
                 continue;

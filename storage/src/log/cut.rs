@@ -263,14 +263,11 @@ impl LogInner {
             partial,
             point.index,
         );
-        self.set_roll_after(&segment);
+        self.set_roll_chance(&segment);
         let (gone, open) = {
             let mut state = self.state.borrow_mut();
             let gone = state.sealed.split_off(&point.base);
             let open = std::mem::take(&mut state.open);
-            segment
-                .first_append_ms
-                .set(open.back().and_then(|s| s.first_append_ms.get()));
             state.open.push_back(segment);
             // All that is left was written before the fdatasync of the cut, or sealed.
             state.marks.set_flushed_end(point.offset);

@@ -436,6 +436,6 @@ fn assemble(rt: &Rt, shard: &Rc<ShardStorage>, params: &LogParams, parts: Parts)
         segments_changed: Notify::new(),
         pump_scheduled: Cell::new(false),
     });
-    inner.set_roll_after(&active);
+    inner.set_roll_chance(&active);
     Log(inner)
 }

@@ -14,6 +14,8 @@ use crate::config::LogConfig;
 use crate::index::IndexBuilder;
 use crate::log::api::is_no_space;
 use crate::log::files::replace_derived_files;
+use crate::log::read::Segment;
+use crate::log::scan::{LOOKUP_BYTES, Scanner};
 use crate::log::segment::{
     INDEX, LOG, OpenSegment, PREPARED_NAME, SNAPSHOT, SealedSegment, SegmentFile, TIME_INDEX,
     segment_path,
@@ -61,7 +63,7 @@ impl LogInner {
             .get()
             .map_or(0, |at| self.rt.wall_clock_ms().saturating_sub(at));
         size + bytes > config.segment_bytes.min(SEGMENT_BYTES_MAX)
-            || age_ms >= i64::try_from(active.roll_after_ms.get()).unwrap_or(i64::MAX)
+            || age_ms >= i64::try_from(roll_after_ms(active, config)).unwrap_or(i64::MAX)
             || !active
                 .index
                 .borrow()
@@ -135,7 +137,7 @@ impl LogInner {
         segment.durable_len.set(allocated_end);
         segment.entered.set(false);
         segment.flush_entered.set(false);
-        self.set_roll_after(&segment);
+        self.set_roll_chance(&segment);
         let (old, snapshot) = {
             let mut state = self.state.borrow_mut();
             let old = state.active();
@@ -291,13 +293,37 @@ impl LogInner {
         self.config.borrow().index_interval_bytes
     }
 
-    /// `segment.ms` less a chance part of `segment.jitter.ms`, for a new active segment.
-    pub fn set_roll_after(&self, segment: &OpenSegment) {
-        let config = self.config.borrow();
-        let jitter = match config.segment_jitter_ms.min(config.segment_ms) {
-            0 => 0,
-            jitter => self.rt.random_u64() % jitter,
+    /// Finds out how old a segment is that was opened with batches in it: its first batch tells, as
+    /// in Kafka.
+    pub async fn learn_age(self: &Rc<Self>, active: &Rc<OpenSegment>) {
+        if active.size() == 0 || active.first_append_ms.get().is_some() {
+            return;
+        }
+        let first = async {
+            let view = self.view(&Segment::Open(active.clone())).await?;
+            let file = view.file.clone();
+            let mut scanner = Scanner::new(&self.rt, file, view.size, LOOKUP_BYTES);
+            self.header_at(&mut scanner, &view, 0).await
         };
-        segment.roll_after_ms.set(config.segment_ms - jitter);
+        let now_ms = self.rt.wall_clock_ms();
+        let since = match first.await {
+            Ok(Some(header)) if header.max_timestamp >= 0 => header.max_timestamp.min(now_ms),
+            _ => now_ms,
+        };
+        active.first_append_ms.set(Some(since));
     }
+
+    /// Draws the chance of a new active segment.
+    pub fn set_roll_chance(&self, segment: &OpenSegment) {
+        segment.roll_chance.set(self.rt.random_u64());
+    }
+}
+
+/// `segment.ms` less a chance part of `segment.jitter.ms`, as they are set now.
+fn roll_after_ms(segment: &OpenSegment, config: &LogConfig) -> u64 {
+    let jitter = match config.segment_jitter_ms.min(config.segment_ms) {
+        0 => 0,
+        jitter => segment.roll_chance.get() % jitter,
+    };
+    config.segment_ms - jitter
 }

@@ -160,10 +160,11 @@ pub(crate) struct OpenSegment {
     pub flush_entered: Cell<bool>,
     /// No append goes here any more.
     pub rolled: Cell<bool>,
-    /// When the first batch came, in ms of the wall clock.
+    /// When the first batch came, in ms of the wall clock; `None` when there is none, or when the
+    /// file was opened with it and nobody has asked yet.
     pub first_append_ms: Cell<Option<i64>>,
-    /// `segment.ms` less its jitter.
-    pub roll_after_ms: Cell<u64>,
+    /// Chance for `segment.jitter.ms`, of which it takes a part.
+    pub roll_chance: Cell<u64>,
     /// Ends when writes, the preparer or a flush made progress.
     pub progress: Notify,
 }
@@ -196,7 +197,7 @@ impl OpenSegment {
             flush_entered: Cell::new(true),
             rolled: Cell::new(false),
             first_append_ms: Cell::new(None),
-            roll_after_ms: Cell::new(u64::MAX),
+            roll_chance: Cell::new(0),
             progress: Notify::new(),
         })
     }
