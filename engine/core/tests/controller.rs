@@ -340,7 +340,7 @@ fn auto_created_topics_get_the_brokers_defaults() {
         broker: &broker,
         shards: 2,
     };
-    let request = auto_create_request(&["new".to_owned()]);
+    let request = auto_create_request(&image, &broker, &["new".to_owned()]);
     let (records, response) = create_topics(&image, &context, &request, &mut ids(1));
     assert_eq!(response.topics[0].error_code, 0);
     assert_eq!(
@@ -351,6 +351,40 @@ fn auto_created_topics_get_the_brokers_defaults() {
             .len(),
         4
     );
+}
+
+#[test]
+fn r23_the_offsets_topic_is_made_as_configured_with_as_many_replicas_as_there_are_brokers() {
+    let broker =
+        common::config("offsets.topic.num.partitions=7\noffsets.topic.segment.bytes=1048576");
+    for (brokers, factor) in [(&[1][..], 1), (&[1, 2], 2), (&[1, 2, 3, 4], 3)] {
+        let image = cluster(brokers);
+        let context = ControllerContext {
+            broker: &broker,
+            shards: 2,
+        };
+        let request = auto_create_request(&image, &broker, &["__consumer_offsets".to_owned()]);
+        let (records, response) = create_topics(&image, &context, &request, &mut ids(1));
+        assert_eq!(response.topics[0].error_code, 0);
+        let made = apply(&image, &records);
+        let topic = made.topic("__consumer_offsets").unwrap();
+        assert_eq!(
+            (topic.partitions.len(), topic.replication_factor()),
+            (7, factor)
+        );
+        let configs = made.topic_config("__consumer_offsets").unwrap();
+        let expected = [
+            ("cleanup.policy", "compact"),
+            ("compression.type", "producer"),
+            ("flush.messages", "1"),
+            ("segment.bytes", "1048576"),
+        ];
+        let found: Vec<_> = configs
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(found, expected);
+    }
 }
 
 fn run_delete(

@@ -10,7 +10,9 @@ use kacrab_protocol::generated::metadata_response::{
 };
 
 use super::{ApiContext, CLUSTER_OPERATIONS, TOPIC_OPERATIONS, offline, operations, text};
-use crate::metadata::names::{CLUSTER_METADATA_TOPIC, is_internal, validate_topic_name};
+use crate::metadata::names::{
+    CLUSTER_METADATA_TOPIC, CONSUMER_OFFSETS_TOPIC, is_internal, validate_topic_name,
+};
 use crate::metadata::{Image, Partition, Topic};
 
 /// The answer, and what the caller may do about topics that do not exist.
@@ -140,7 +142,9 @@ impl Answer<'_> {
         let code = match validate_topic_name(name) {
             Err(_) => ErrorCode::InvalidTopicException,
             Ok(()) => {
-                if self.may_create && !is_internal(name) && name != CLUSTER_METADATA_TOPIC {
+                // Internal topics of coordinators that are not here are of no use to anybody.
+                let useful = name == CONSUMER_OFFSETS_TOPIC || !is_internal(name);
+                if self.may_create && useful && name != CLUSTER_METADATA_TOPIC {
                     self.auto_create.push(name.to_owned());
                 }
                 ErrorCode::UnknownTopicOrPartition

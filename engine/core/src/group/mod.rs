@@ -31,6 +31,7 @@ mod types;
 mod written;
 
 pub use coordinator::GroupCoordinator;
+pub use responses::error_response;
 pub use types::{
     Client, Command, CommitPartition, CommitTopic, Event, GroupCounts, GroupSettings, Input,
     LoadRecord, Request, Response, WriteError, WriteRecord,

@@ -18,7 +18,7 @@ use super::types::{Client, GroupSettings, Request, Response};
 const MEMBER_ID_SUFFIX_BYTES: usize = 37;
 
 /// The answer to a request that fails as a whole.
-pub(super) fn error_response(request: &Request, error: ErrorCode) -> Response {
+pub fn error_response(request: &Request, error: ErrorCode) -> Response {
     let code = error.code();
     match request {
         Request::Join { version, request } => {

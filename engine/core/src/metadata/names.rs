@@ -6,9 +6,12 @@ pub const MAX_TOPIC_NAME_BYTES: usize = 249;
 /// Kafka's own metadata topic: it cannot be created.
 pub const CLUSTER_METADATA_TOPIC: &str = "__cluster_metadata";
 
+/// What consumer groups commit, and the groups themselves.
+pub const CONSUMER_OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 /// Topics that hold the coordinators' state.
 pub const INTERNAL_TOPICS: [&str; 3] = [
-    "__consumer_offsets",
+    CONSUMER_OFFSETS_TOPIC,
     "__share_group_state",
     "__transaction_state",
 ];

@@ -7,7 +7,9 @@ mod topics;
 
 pub use configs::incremental_alter_configs;
 pub use partitions::create_partitions;
-pub use topics::{auto_create_request, create_topics, delete_topics};
+pub use topics::{
+    auto_create_request, consumer_offsets_replication_factor, create_topics, delete_topics,
+};
 
 use std::ops::Range;
 

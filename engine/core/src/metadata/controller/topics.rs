@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kacrab_protocol::generated::ErrorCode;
-use kacrab_protocol::generated::create_topics_request::{CreatableTopic, CreateTopicsRequestData};
+use kacrab_protocol::generated::create_topics_request::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
+};
 use kacrab_protocol::generated::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponseData,
 };
@@ -19,23 +21,58 @@ use super::{
     configs::check_overrides, duplicates, new_partition, spread, text,
 };
 use crate::Uuid;
-use crate::config::{Layers, describe_topic};
+use crate::config::{BrokerConfig, Layers, describe_topic};
 use crate::metadata::image::{ConfigMap, Image};
 use crate::metadata::names::{
-    CLUSTER_METADATA_TOPIC, collision_key, is_internal, validate_topic_name,
+    CLUSTER_METADATA_TOPIC, CONSUMER_OFFSETS_TOPIC, collision_key, is_internal, validate_topic_name,
 };
 use crate::metadata::record::{Record, ResourceType};
 use crate::placement::Placement;
 
-/// A CreateTopics request for topics that a Metadata request asked for: the broker's defaults.
-pub fn auto_create_request(names: &[String]) -> CreateTopicsRequestData {
+/// A CreateTopics request for topics that were asked for by name: the broker's defaults, or, for
+/// `__consumer_offsets`, what `offsets.topic.*` say.
+pub fn auto_create_request(
+    image: &Image,
+    broker: &BrokerConfig,
+    names: &[String],
+) -> CreateTopicsRequestData {
     let topics = names.iter().map(|name| {
+        if name == CONSUMER_OFFSETS_TOPIC {
+            return consumer_offsets_topic(image, broker);
+        }
         CreatableTopic::default()
             .with_name(text(name.clone()))
             .with_num_partitions(-1)
             .with_replication_factor(-1)
     });
     CreateTopicsRequestData::default().with_topics(topics.collect())
+}
+
+/// Replicas that `__consumer_offsets` gets: as many as configured, at most one per broker.
+pub fn consumer_offsets_replication_factor(image: &Image, broker: &BrokerConfig) -> i16 {
+    let brokers = i16::try_from(image.brokers().len()).unwrap_or(i16::MAX);
+    broker.offsets_topic_replication_factor.min(brokers.max(1))
+}
+
+/// `__consumer_offsets` as this broker makes it: compacted, and flushed before anything in it is
+/// acknowledged.
+fn consumer_offsets_topic(image: &Image, broker: &BrokerConfig) -> CreatableTopic {
+    let config = |name: &str, value: String| {
+        CreatableTopicConfig::default()
+            .with_name(text(name))
+            .with_value(Some(text(value)))
+    };
+    let segment_bytes = broker.offsets_topic_segment_bytes.to_string();
+    CreatableTopic::default()
+        .with_name(text(CONSUMER_OFFSETS_TOPIC))
+        .with_num_partitions(broker.offsets_topic_num_partitions)
+        .with_replication_factor(consumer_offsets_replication_factor(image, broker))
+        .with_configs(vec![
+            config("cleanup.policy", "compact".to_owned()),
+            config("compression.type", "producer".to_owned()),
+            config("segment.bytes", segment_bytes),
+            config("flush.messages", "1".to_owned()),
+        ])
 }
 
 /// Decides CreateTopics. `new_topic_id` gives random ids that were never used.
