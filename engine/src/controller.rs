@@ -8,7 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelog_core::Uuid;
-use corelog_core::metadata::controller::auto_create_request;
+use corelog_core::config::BrokerConfig;
+use corelog_core::metadata::controller::{
+    auto_create_request, consumer_offsets_replication_factor,
+};
+use corelog_core::metadata::names::CONSUMER_OFFSETS_TOPIC;
 use corelog_core::metadata::{
     ControllerContext, Image, Record, allocate_producer_ids, create_partitions, create_topics,
     decode_records, delete_topics, encode_records, incremental_alter_configs,
@@ -33,7 +37,7 @@ use crate::shard::message::{Request, Response};
 pub enum AdminRequest {
     /// CreateTopics.
     CreateTopics(CreateTopicsRequestData),
-    /// Topics that a Metadata request names and that may be made.
+    /// Topics that a Metadata or FindCoordinator request needs and that may be made.
     AutoCreate(Vec<String>),
     /// DeleteTopics.
     DeleteTopics(i16, DeleteTopicsRequestData),
@@ -190,9 +194,11 @@ pub async fn handle(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
             decision.await.map(AdminAnswer::CreateTopics)
         }
         AdminRequest::AutoCreate(names) => {
-            let request = auto_create_request(&names);
-            let decision =
-                controller.change(|image| create_topics(image, &context, &request, new_id));
+            let decision = controller.change(|image| {
+                warn_of_lowered_factor(image, &config, &names);
+                let request = auto_create_request(image, &config, &names);
+                create_topics(image, &context, &request, new_id)
+            });
             decision.await.map(|_| AdminAnswer::AutoCreate)
         }
         AdminRequest::DeleteTopics(version, request) => {
@@ -215,6 +221,20 @@ pub async fn handle(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
             .map(AdminAnswer::ProducerIds),
     };
     answer.unwrap_or(AdminAnswer::Unavailable)
+}
+
+/// Says so when the offsets topic is about to be made with fewer replicas than configured.
+fn warn_of_lowered_factor(image: &Image, config: &BrokerConfig, names: &[String]) {
+    let made = consumer_offsets_replication_factor(image, config);
+    let configured = config.offsets_topic_replication_factor;
+    let wanted = names.iter().any(|name| name == CONSUMER_OFFSETS_TOPIC)
+        && image.topic(CONSUMER_OFFSETS_TOPIC).is_none();
+    if wanted && made < configured {
+        tracing::warn!(
+            brokers = image.brokers().len(),
+            "offsets.topic.replication.factor={configured} is more than there are brokers: {CONSUMER_OFFSETS_TOPIC} gets {made}"
+        );
+    }
 }
 
 /// A random id that is not one of Kafka's reserved ones.

@@ -1,5 +1,6 @@
 //! From what goes wrong inside to Kafka's error codes: one exhaustive map, no catch-all arm.
 
+use corelog_core::group::WriteError;
 use corelog_net::error_code::ErrorCode;
 use corelog_record::validate::RejectionKind;
 use corelog_storage::log::{AppendError, LogError, ReadError};
@@ -21,6 +22,8 @@ pub enum PartitionError {
     OffsetOutOfRange,
     /// The wait ended before the acknowledgement was due.
     RequestTimedOut,
+    /// The topic is the coordinators' own: clients do not write to it.
+    InternalTopic,
     /// acks is not -1, 0 or 1.
     InvalidRequiredAcks,
     /// The request itself makes no sense for this partition.
@@ -51,6 +54,7 @@ pub fn error_code(error: &PartitionError) -> ErrorCode {
         PartitionError::UnknownLeaderEpoch => ErrorCode::UnknownLeaderEpoch,
         PartitionError::OffsetOutOfRange => ErrorCode::OffsetOutOfRange,
         PartitionError::RequestTimedOut => ErrorCode::RequestTimedOut,
+        PartitionError::InternalTopic => ErrorCode::InvalidTopicException,
         PartitionError::InvalidRequiredAcks => ErrorCode::InvalidRequiredAcks,
         PartitionError::InvalidRequest => ErrorCode::InvalidRequest,
         PartitionError::TransactionsNotServed => ErrorCode::InvalidTxnState,
@@ -58,6 +62,18 @@ pub fn error_code(error: &PartitionError) -> ErrorCode {
         PartitionError::Append(error) => append_code(error),
         PartitionError::Log(error) => log_code(error),
         PartitionError::Read(error) => read_code(error),
+    }
+}
+
+/// What a group coordinator is told of a write of its own that failed.
+pub fn group_write_error(error: &PartitionError) -> WriteError {
+    match error_code(error) {
+        ErrorCode::NotLeaderOrFollower => WriteError::NotLeader,
+        ErrorCode::UnknownTopicOrPartition => WriteError::UnknownPartition,
+        ErrorCode::RequestTimedOut => WriteError::TimedOut,
+        ErrorCode::MessageTooLarge => WriteError::TooLarge,
+        // The disk; the coordinator's own batches are not refused for what is in them.
+        _ => WriteError::Storage,
     }
 }
 

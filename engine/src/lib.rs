@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod controller;
 pub mod daemon;
 pub mod errors;
+pub mod groups;
 pub mod metadata_log;
 mod race;
 pub mod request_memory;

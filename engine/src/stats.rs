@@ -165,6 +165,8 @@ pub struct ShardStats {
     pub gauges: Vec<(&'static str, &'static str, i64)>,
     /// Flush latency.
     pub flush_latency: LatencySummary,
+    /// Groups whose coordinators are on this shard.
+    pub groups: crate::groups::stats::GroupStats,
 }
 
 impl Stats {

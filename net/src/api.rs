@@ -132,21 +132,10 @@ impl ApiKey {
     /// The APIs that brokers admit and advertise, by number.
     pub const SERVED: &'static [ApiKey] = &SERVED;
 
-    /// Brokers admit and advertise the API. The others are for clients alone.
+    /// Brokers admit and advertise the API: all of them now. One that only clients speak, because
+    /// its broker's side is not whole, says so here.
     pub const fn is_served(self) -> bool {
-        !matches!(
-            self,
-            ApiKey::OffsetCommit
-                | ApiKey::OffsetFetch
-                | ApiKey::JoinGroup
-                | ApiKey::Heartbeat
-                | ApiKey::LeaveGroup
-                | ApiKey::SyncGroup
-                | ApiKey::DescribeGroups
-                | ApiKey::ListGroups
-                | ApiKey::DeleteGroups
-                | ApiKey::OffsetDelete
-        )
+        true
     }
 
     /// Kafka's number.

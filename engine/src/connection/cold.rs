@@ -36,28 +36,60 @@ use corelog_net::error_code::ErrorCode;
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
+use corelog_runtime::sync::Permit;
 
 use super::{Connection, offsets};
 use crate::controller::{AdminAnswer, AdminRequest};
+use crate::groups;
 use crate::shard::Shard;
 use crate::shard::message::{Request, Response};
 
 /// The shard that hosts the controller.
 const CONTROLLER_SHARD: ShardId = ShardId(0);
 
-/// Answers a request; the bytes are a whole frame.
+/// Answers a request; the bytes are a whole frame. `None`: the connection is to be closed.
+///
+/// `decoded` is the memory of the decoded request.
 pub async fn answer(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    frame: &RequestFrame,
+    decoded: Permit,
+) -> Result<Option<Bytes>, WireError> {
+    if frame.api == ApiKey::ApiVersions && !frame.api.serves(frame.version) {
+        // KIP-511: a version from the future is told our range in the oldest form.
+        let answer = ApiVersionsAnswer::default();
+        let bytes = answer.encode_frame(frame.version, frame.correlation_id)?;
+        return Ok(Some(bytes.freeze()));
+    }
+    let request = ColdRequest::decode(frame.api, frame.version, &frame.body)?;
+    match request {
+        ColdRequest::FindCoordinator(_)
+        | ColdRequest::JoinGroup(_)
+        | ColdRequest::SyncGroup(_)
+        | ColdRequest::Heartbeat(_)
+        | ColdRequest::LeaveGroup(_)
+        | ColdRequest::OffsetCommit(_)
+        | ColdRequest::OffsetFetch(_)
+        | ColdRequest::OffsetDelete(_)
+        | ColdRequest::ListGroups(_)
+        | ColdRequest::DescribeGroups(_)
+        | ColdRequest::DeleteGroups(_) => {
+            groups::answer(shard, connection, frame, request, decoded).await
+        }
+        request => of_metadata(shard, connection, frame, request)
+            .await
+            .map(Some),
+    }
+}
+
+/// Answers what is asked of the metadata, or of the partitions of topics.
+async fn of_metadata(
     shard: &Rc<Shard>,
     connection: &Connection,
     frame: &RequestFrame,
+    request: ColdRequest,
 ) -> Result<Bytes, WireError> {
-    if frame.api == ApiKey::ApiVersions && !frame.api.serves(frame.version) {
-        // KIP-511: a version from the future is told our range in the oldest form.
-        return Ok(ApiVersionsAnswer::default()
-            .encode_frame(frame.version, frame.correlation_id)?
-            .freeze());
-    }
-    let request = ColdRequest::decode(frame.api, frame.version, &frame.body)?;
     let image = shard.image();
     let config = shard.config();
     let cluster_id = shard.cluster_id();
@@ -85,12 +117,6 @@ pub async fn answer(
             frame,
             &answers::describe_configs(&image, &context, version, &request),
         ),
-        ColdRequest::FindCoordinator(request) => {
-            // No coordinator is hosted here yet: clients try again.
-            let none =
-                |_: &str| Err(kacrab_protocol::generated::ErrorCode::CoordinatorNotAvailable);
-            reply(frame, &answers::find_coordinator(version, &request, none))
-        }
         ColdRequest::InitProducerId(request) => {
             reply(frame, &init_producer_id(shard, &request).await)
         }
@@ -110,21 +136,10 @@ pub async fn answer(
         ColdRequest::IncrementalAlterConfigs(request) => {
             reply(frame, &alter_configs(shard, request).await)
         }
-        // Frames of APIs that are not served are refused before they are read; never answered by a guess.
-        ColdRequest::OffsetCommit(_)
-        | ColdRequest::OffsetFetch(_)
-        | ColdRequest::JoinGroup(_)
-        | ColdRequest::Heartbeat(_)
-        | ColdRequest::LeaveGroup(_)
-        | ColdRequest::SyncGroup(_)
-        | ColdRequest::DescribeGroups(_)
-        | ColdRequest::ListGroups(_)
-        | ColdRequest::DeleteGroups(_)
-        | ColdRequest::OffsetDelete(_) => Err(WireError::unsupported(
-            "cold request",
-            frame.api.number(),
-            version,
-        )),
+        other => {
+            let (api, version) = (other.api().number(), frame.version);
+            Err(WireError::unsupported("request", api, version))
+        }
     }
 }
 
@@ -157,7 +172,7 @@ fn api_versions(
 }
 
 /// Asks the controller; `Unavailable` also when its shard is gone.
-async fn ask_controller(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
+pub async fn ask_controller(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
     match shard.call(CONTROLLER_SHARD, Request::Admin(request)).await {
         Some(Response::Admin(answer)) => answer,
         _ => AdminAnswer::Unavailable,

@@ -13,7 +13,7 @@ pub mod reader;
 pub mod send;
 pub mod slots;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -65,9 +65,21 @@ pub struct Connection {
     closing: Cell<bool>,
     closed: Notify,
     peer: PeerWatch,
+    peer_host: OnceCell<String>,
 }
 
 impl Connection {
+    /// The client's address, as Kafka writes it: `/127.0.0.1`.
+    pub fn peer_host(&self) -> &str {
+        self.peer_host.get_or_init(|| {
+            let address = corelog_runtime::sockets::peer_addr(&self.socket);
+            address.map_or_else(
+                |_| "/".to_owned(),
+                |a| format!("/{}", a.ip().to_canonical()),
+            )
+        })
+    }
+
     /// Name of the listener it came in by.
     pub fn listener(&self) -> &str {
         &self.listener
@@ -120,6 +132,7 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
         closing: Cell::new(false),
         closed: Notify::new(),
         peer: PeerWatch::default(),
+        peer_host: OnceCell::new(),
     });
     shard
         .connections
@@ -257,12 +270,13 @@ async fn handle_frame(
     }
     // Structs take many times the bytes they came in.
     let charge = decode_charge_bytes(request.body.len());
-    let _decoded = or_closing(connection, shard.request_memory.acquire(charge))
+    let decoded = or_closing(connection, shard.request_memory.acquire(charge))
         .await
         .ok_or(End::Closing)?;
-    let answer = cold::answer(shard, connection, &request)
+    let answer = cold::answer(shard, connection, &request, decoded)
         .await
-        .map_err(End::Malformed)?;
+        .map_err(End::Malformed)?
+        .ok_or(End::Closing)?;
     let sent = shard.rt.send(&connection.socket, vec![answer], false).await;
     connection.last_used.set(shard.rt.now());
     sent.map_err(|error| End::Send(SendError::Io(error)))

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use corelog_core::metadata::image::{Image, Topic};
+use corelog_core::metadata::names::is_internal;
 use corelog_net::frame::RequestFrame;
 use corelog_net::produce::{
     LeaderIdAndEpoch, ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse,
@@ -22,6 +23,9 @@ use crate::shard::append::{admit, append};
 use crate::shard::message::{
     AppendAnswer, AppendItem, AppendRefusal, AppendTerms, PartitionKey, Request, Response,
 };
+
+/// Client id of Kafka's own tools that may write to internal topics.
+const ADMIN_CLIENT_ID: &str = "__admin_client";
 
 type AppendResult = Result<AppendAnswer, AppendRefusal>;
 
@@ -55,7 +59,7 @@ pub fn start(
     let Work {
         mut results,
         mut by_shard,
-    } = take_apart(&shard.image(), &request, frame.version);
+    } = take_apart(&shard.image(), &request, &frame);
     let slot = connection.slots.push();
 
     // All messages leave now, so that the order of requests is the order of offsets.
@@ -98,7 +102,7 @@ fn put(results: &mut [Option<AppendResult>], places: Vec<usize>, answers: Vec<Ap
     }
 }
 
-fn take_apart(image: &Image, request: &ProduceRequest, version: i16) -> Work {
+fn take_apart(image: &Image, request: &ProduceRequest, frame: &RequestFrame) -> Work {
     let count = request
         .topics
         .iter()
@@ -109,10 +113,11 @@ fn take_apart(image: &Image, request: &ProduceRequest, version: i16) -> Work {
         by_shard: BTreeMap::new(),
     };
     let refused = refused_whole(request);
+    let may_write_internal = frame.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     for topic in &request.topics {
         let known = find_topic(
             image,
-            version >= TOPIC_ID_VERSION,
+            frame.version >= TOPIC_ID_VERSION,
             &topic.name,
             &topic.topic_id,
         );
@@ -120,6 +125,9 @@ fn take_apart(image: &Image, request: &ProduceRequest, version: i16) -> Work {
             let place = work.results.len();
             let target = match (&refused, &known) {
                 (Some(error), _) | (None, Err(error)) => Err(error.clone()),
+                (None, Ok(known)) if is_internal(&known.name) && !may_write_internal => {
+                    Err(PartitionError::InternalTopic)
+                }
                 (None, Ok(known)) => target_of(known, partition),
             };
             match target {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::groups::stats::Committed;
 use crate::stats::{LatencySummary, ShardStats};
 
 /// Encodes the counters of all shards.
@@ -197,6 +198,52 @@ impl Scrape {
         )
     }
 
+    fn groups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.gauges(
+            encoder,
+            "corelog_groups",
+            "Consumer groups, by state.",
+            |s| {
+                let counts = s.groups.counts;
+                let states = [
+                    ("Empty", counts.empty),
+                    ("PreparingRebalance", counts.preparing_rebalance),
+                    ("CompletingRebalance", counts.completing_rebalance),
+                    ("Stable", counts.stable),
+                    ("Dead", counts.dead),
+                ];
+                let row = |&(state, count): &(&str, usize)| {
+                    (vec![label("state", state.to_owned())], count as i64)
+                };
+                states.iter().map(row).collect()
+            },
+        )?;
+        self.gauges(
+            encoder,
+            "corelog_group_committed_offset",
+            "Offset that a group has committed.",
+            |s| {
+                let row = |committed: &Committed| (of_group(committed), committed.offset);
+                s.groups.committed.iter().map(row).collect()
+            },
+        )?;
+        self.gauges(
+            encoder,
+            "corelog_group_lag",
+            "Records between a group's committed offset and the high watermark.",
+            |s| {
+                let row = |committed: &Committed| Some((of_group(committed), committed.lag?));
+                s.groups.committed.iter().filter_map(row).collect()
+            },
+        )?;
+        self.gauges(
+            encoder,
+            "corelog_group_series_left_out",
+            "Committed offsets that are not told of, because there are too many.",
+            |s| vec![(Labels::new(), s.groups.left_out as i64)],
+        )
+    }
+
     fn others(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(first) = self.stats.first() else {
             return Ok(());
@@ -228,6 +275,7 @@ impl Collector for Scrape {
         self.requests(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.latencies(&mut encoder)?;
+        self.groups(&mut encoder)?;
         self.others(&mut encoder)
     }
 }
@@ -249,6 +297,14 @@ fn quantiles(of: &str, summary: LatencySummary) -> Vec<(Labels, i64)> {
         )
     };
     rows.iter().map(row).collect()
+}
+
+fn of_group(committed: &Committed) -> Labels {
+    vec![
+        label("group", committed.group.clone()),
+        label("topic", committed.topic.clone()),
+        label("partition", committed.partition.to_string()),
+    ]
 }
 
 fn label(name: &str, value: String) -> (String, String) {

@@ -41,7 +41,9 @@ pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
         shard.offline.remove(key); // its topic is gone
     }
     open_all(shard, &missing).await;
-    shard.set_image(image);
+    let before = shard.image();
+    shard.set_image(Arc::clone(&image));
+    crate::groups::changed(shard, &before, &image);
     offline::retry(shard);
 }
 
@@ -115,6 +117,7 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
         let mut deleting = Vec::with_capacity(group.len());
         for partition in group {
             shard.remove_partition(&partition.key);
+            crate::groups::closed(shard, &partition.key);
             partition.fire_waiters();
             let (shard, partition) = (Rc::clone(shard), Rc::clone(partition));
             deleting.push(shard.rt.clone().spawn("delete_log", async move {
@@ -235,7 +238,9 @@ async fn open(
     let log = log.map_err(|error| error.to_string())?;
     let name = topic.name.to_string();
     let rules = settings.rules.clone();
-    shard.insert_partition(Partition::new(key, name, known.leader_epoch, log, rules));
+    let partition = Partition::new(key, name, known.leader_epoch, log, rules);
+    shard.insert_partition(Rc::clone(&partition));
+    crate::groups::opened(shard, &partition);
     Ok(())
 }
 

@@ -151,6 +151,19 @@ pub struct DataWait {
     pub max_wait_ms: u64,
 }
 
+/// A request of a client for the coordinator of its group.
+#[derive(Debug)]
+pub struct GroupCall {
+    /// Unlike any other in the process, for [`Request::CancelGroup`].
+    pub id: u64,
+    /// Partition of the offsets topic that holds the group.
+    pub partition: i32,
+    /// Who asks.
+    pub client: corelog_core::group::Client,
+    /// What.
+    pub request: corelog_core::group::Request,
+}
+
 /// A request from one shard to another.
 pub enum Request {
     /// Append batches; their order is fixed when the message is taken.
@@ -180,6 +193,16 @@ pub enum Request {
     ApplyImage(Arc<Image>),
     /// For the controller (shard 0).
     Admin(AdminRequest),
+    /// For the coordinator of a partition of the offsets topic; the answer may take as long as the
+    /// members of a group like.
+    Group(Box<GroupCall>),
+    /// Nobody waits any more for the answer to the group request of this id.
+    CancelGroup {
+        /// Partition of the offsets topic.
+        partition: i32,
+        /// [`GroupCall::id`].
+        id: u64,
+    },
     /// Serve this connection of the named listener; nothing was received on it yet.
     Adopt(SocketHandle, Arc<str>),
     /// What the daemon does with a shard.
@@ -241,6 +264,8 @@ pub enum Response {
     ImageApplied,
     /// The controller's answer.
     Admin(AdminAnswer),
+    /// The coordinator's answer.
+    Group(Box<corelog_core::group::Response>),
     /// Counters.
     Stats(Box<ShardStats>),
     /// Marks of all partitions of the shard whose log could be flushed.

@@ -29,6 +29,7 @@ use crate::connection::Connections;
 use crate::controller::Controller;
 use crate::daemon::start_state::StartState;
 use crate::errors::PartitionError;
+use crate::groups::{self, Groups};
 use crate::request_memory::RequestMemory;
 use crate::stats::{ShardStats, Stats};
 
@@ -90,6 +91,8 @@ pub struct Shard {
     pub(crate) start: RefCell<Option<Arc<StartState>>>,
     /// Producer ids this shard may give out.
     pub producer_ids: ProducerIds,
+    /// Coordinators of the partitions of the offsets topic that are this shard's.
+    pub groups: Groups,
     partitions: RefCell<BTreeMap<PartitionKey, Rc<Partition>>>,
     image: RefCell<Arc<Image>>,
     mesh: RefCell<Option<Mesh<Request, Response>>>,
@@ -100,6 +103,7 @@ impl Shard {
     /// A shard with no partitions, connections or metadata yet.
     pub fn new(parts: ShardParts) -> Rc<Shard> {
         Rc::new(Shard {
+            groups: Groups::new(&parts.rt),
             rt: parts.rt,
             start_config: Arc::clone(&parts.config),
             config: RefCell::new(parts.config),
@@ -311,11 +315,20 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
         Request::Admin(request) => answer(shard, "admin", reply, |shard| async move {
             Response::Admin(crate::controller::handle(&shard, request).await)
         }),
+        Request::Group(call) => groups::call(shard, *call, reply),
+        Request::CancelGroup { partition, id } => {
+            groups::cancel(shard, partition, id);
+            reply.send(Response::Done);
+        }
         Request::Adopt(socket, listener) => {
             crate::connection::serve(shard, socket, listener);
             reply.send(Response::Done);
         }
-        Request::Stats => reply.send(Response::Stats(Box::new(stats(shard)))),
+        Request::Stats => answer(shard, "stats", reply, |shard| async move {
+            let mut stats = stats(&shard);
+            groups::stats::add_groups(&shard, &mut stats).await;
+            Response::Stats(Box::new(stats))
+        }),
         Request::Checkpoint => answer(shard, "checkpoint", reply, |shard| async move {
             Response::Checkpoint(checkpoint(&shard).await)
         }),
@@ -408,6 +421,7 @@ async fn checkpoint(shard: &Rc<Shard>) -> Vec<CheckpointMarks> {
 async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
     shard.stopping.set(true);
     crate::connection::close_all(shard).await;
+    groups::stop(shard);
     let mut clean = !shard.undeleted.get() && shard.offline.is_empty();
     let mut closed = Vec::new();
     for partition in shard.partitions() {

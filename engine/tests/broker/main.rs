@@ -9,6 +9,7 @@ mod configuration;
 mod consuming;
 mod durability;
 mod errors;
+mod groups;
 mod hostile;
 mod idempotence;
 mod leaving;

@@ -10,6 +10,7 @@ use corelog_net::fetch::FetchResponse;
 use corelog_net::produce::ProduceResponse;
 use corelog_net::wire::TopicId;
 
+use crate::common::groups::{code, commit_request, fetch_group, join_request, sync_request, uuid};
 use crate::common::requests::{fetch_request, produce_request};
 use crate::common::*;
 
@@ -207,14 +208,187 @@ fn coordinator(client: &mut Connection, version: i16) {
         request = request.with_key(topic_name("group"));
     }
     let answer = answered(client, version, &request);
-    let code = match version {
-        4.. => answer.coordinators[0].error_code,
-        _ => answer.error_code,
+    let found = match version {
+        4.. => {
+            let found = &answer.coordinators[0];
+            (found.error_code, found.node_id, found.host.to_string())
+        }
+        _ => (answer.error_code, answer.node_id, answer.host.to_string()),
+    };
+    assert_eq!(found, (0, 1, "127.0.0.1".to_owned()), "v{version}");
+}
+
+/// A member of a group of its own, with its assignment.
+fn member(client: &mut Connection, group: &str) -> String {
+    let member = client.join(group).member_id.to_string();
+    let synced = client.sync(group, &member, 1, &[(&member, "all")]);
+    assert_eq!(&synced.assignment[..], b"all");
+    member
+}
+
+fn members(client: &mut Connection, api: ApiKey, version: i16) {
+    let group = format!("{api}-{version}");
+    match api {
+        ApiKey::JoinGroup => {
+            let request = join_request(&group, "");
+            let mut answer = answered(client, version, &request);
+            if version >= 4 {
+                assert_eq!(code(answer.error_code), ErrorCode::MemberIdRequired);
+                let request = join_request(&group, answer.member_id.as_str());
+                answer = answered(client, version, &request);
+            }
+            assert_eq!(
+                (answer.error_code, answer.generation_id),
+                (0, 1),
+                "{answer:?}"
+            );
+            assert_eq!(answer.leader, answer.member_id);
+            assert_eq!(&answer.members[0].metadata[..], b"subscription");
+        }
+        ApiKey::SyncGroup => {
+            let member = client.join(&group).member_id.to_string();
+            let mut request = sync_request(&group, &member, 1, &[(&member, "all")]);
+            if version < 5 {
+                request = request.with_protocol_type(None).with_protocol_name(None);
+            }
+            let answer = answered(client, version, &request);
+            assert_eq!(
+                (answer.error_code, &answer.assignment[..]),
+                (0, &b"all"[..])
+            );
+        }
+        ApiKey::Heartbeat => {
+            let member = member(client, &group);
+            let request = heartbeat_request::HeartbeatRequestData::default()
+                .with_group_id(topic_name(&group))
+                .with_member_id(topic_name(&member))
+                .with_generation_id(1);
+            assert_eq!(answered(client, version, &request).error_code, 0);
+        }
+        ApiKey::LeaveGroup => {
+            let member = member(client, &group);
+            let request = leave_group_request::LeaveGroupRequestData::default()
+                .with_group_id(topic_name(&group));
+            let leaving =
+                leave_group_request::MemberIdentity::default().with_member_id(topic_name(&member));
+            let answer = if version >= 3 {
+                answered(client, version, &request.with_members(vec![leaving]))
+            } else {
+                answered(
+                    client,
+                    version,
+                    &request.with_member_id(topic_name(&member)),
+                )
+            };
+            assert_eq!(answer.error_code, 0);
+            assert_eq!(
+                client.heartbeat(&group, &member, 1),
+                ErrorCode::UnknownMemberId
+            );
+        }
+        other => panic!("{other} is no API of members"),
+    }
+}
+
+fn group_offsets(client: &mut Connection, api: ApiKey, version: i16, id: TopicId) {
+    let group = format!("{api}-{version}");
+    let id = uuid(id);
+    if api == ApiKey::OffsetCommit {
+        let mut request = commit_request(&group, "t", 0, 3);
+        if version >= 10 {
+            request.topics[0].topic_id = id;
+        }
+        let answer = answered(client, version, &request);
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0, "{answer:?}");
+        assert_eq!(client.committed(&group, "t", 0), 3);
+        return;
+    }
+    assert_eq!(client.commit(&group, "t", 0, 4), ErrorCode::None);
+    if api == ApiKey::OffsetDelete {
+        let partition = offset_delete_request::OffsetDeleteRequestPartition::default();
+        let topic = offset_delete_request::OffsetDeleteRequestTopic::default()
+            .with_name(topic_name("t"))
+            .with_partitions(vec![partition]);
+        let request = offset_delete_request::OffsetDeleteRequestData::default()
+            .with_group_id(topic_name(&group))
+            .with_topics(vec![topic]);
+        let answer = answered(client, version, &request);
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0, "{answer:?}");
+        assert_eq!(client.committed(&group, "t", 0), -1);
+        return;
+    }
+    let mut of_group = fetch_group(&group, "t", 0);
+    let request = offset_fetch_request::OffsetFetchRequestData::default();
+    let found = if version >= 8 {
+        if version >= 10 {
+            of_group.topics.as_mut().unwrap()[0].topic_id = id;
+        }
+        let answer = answered(client, version, &request.with_groups(vec![of_group]));
+        let partition = &answer.groups[0].topics[0].partitions[0];
+        (
+            partition.error_code,
+            partition.committed_offset,
+            partition.metadata.clone(),
+        )
+    } else {
+        let topic = offset_fetch_request::OffsetFetchRequestTopic::default()
+            .with_name(topic_name("t"))
+            .with_partition_indexes(vec![0]);
+        let request = request
+            .with_group_id(topic_name(&group))
+            .with_topics(Some(vec![topic]));
+        let answer = answered(client, version, &request);
+        let partition = &answer.topics[0].partitions[0];
+        (
+            partition.error_code,
+            partition.committed_offset,
+            partition.metadata.clone(),
+        )
     };
     assert_eq!(
-        ErrorCode::from_code(code),
-        ErrorCode::CoordinatorNotAvailable
+        found,
+        (0, 4, Some(topic_name("text"))),
+        "OffsetFetch v{version}"
     );
+}
+
+fn of_groups(client: &mut Connection, api: ApiKey, version: i16) {
+    let group = format!("{api}-{version}");
+    let member_id = member(client, &group);
+    match api {
+        ApiKey::DescribeGroups => {
+            let request = describe_groups_request::DescribeGroupsRequestData::default()
+                .with_groups(vec![topic_name(&group)])
+                .with_include_authorized_operations(version >= 3);
+            let answer = answered(client, version, &request);
+            let described = &answer.groups[0];
+            assert_eq!(
+                (described.error_code, described.group_state.as_str()),
+                (0, "Stable")
+            );
+            assert_eq!(described.members[0].member_id.as_str(), member_id);
+            assert_eq!(&described.members[0].member_assignment[..], b"all");
+            let unknown = describe_groups_request::DescribeGroupsRequestData::default()
+                .with_groups(vec![topic_name("nobody")]);
+            let answer = answered(client, version, &unknown);
+            assert_eq!(answer.groups[0].group_state.as_str(), "Dead");
+        }
+        ApiKey::ListGroups => {
+            let request = list_groups_request::ListGroupsRequestData::default();
+            let answer = answered(client, version, &request);
+            assert_eq!(answer.error_code, 0);
+            let mut listed = answer.groups.iter().map(|g| g.group_id.as_str());
+            assert!(listed.any(|name| name == group), "ListGroups v{version}");
+        }
+        ApiKey::DeleteGroups => {
+            assert_eq!(client.leave(&group, &member_id), ErrorCode::None);
+            let request = delete_groups_request::DeleteGroupsRequestData::default()
+                .with_groups_names(vec![topic_name(&group)]);
+            let answer = answered(client, version, &request);
+            assert_eq!(answer.results[0].error_code, 0, "DeleteGroups v{version}");
+        }
+        other => panic!("{other} is no API of groups"),
+    }
 }
 
 fn others(client: &mut Connection, api: ApiKey, version: i16) {
@@ -251,8 +425,12 @@ fn others(client: &mut Connection, api: ApiKey, version: i16) {
 #[test]
 fn r65_every_advertised_version_of_every_api_is_answered() {
     let dir = DataDir::new("versions");
-    let broker = dir.start(2);
+    let broker = dir.start_with(2, &["group.initial.rebalance.delay.ms=0"]);
     let mut client = broker.connect();
+    client.find_coordinator(&broker, "group");
+    poll("all coordinators to load", || {
+        (broker.metric("corelog_group_coordinator_loads_total", &[]) == 50).then_some(())
+    });
     let id = client.create_topic("t", 1, &[]);
     client.create_topic("grows", 1, &[]);
     let request = api_versions_request::ApiVersionsRequestData::default();
@@ -276,10 +454,23 @@ fn r65_every_advertised_version_of_every_api_is_answered() {
                 | ApiKey::DeleteTopics
                 | ApiKey::CreatePartitions
                 | ApiKey::DescribeTopicPartitions => topics(&mut client, api, version, id),
+                ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {
+                    members(&mut client, api, version)
+                }
+                ApiKey::OffsetCommit | ApiKey::OffsetFetch | ApiKey::OffsetDelete => {
+                    group_offsets(&mut client, api, version, id)
+                }
+                ApiKey::DescribeGroups | ApiKey::ListGroups | ApiKey::DeleteGroups => {
+                    of_groups(&mut client, api, version)
+                }
                 _ => others(&mut client, api, version),
             }
         }
     }
     let created = client.metadata(None, false).topics.len();
-    assert_eq!(created, 2 + 6, "CreateTopics has versions 2 to 7");
+    assert_eq!(
+        created,
+        2 + 6 + 1,
+        "CreateTopics has versions 2 to 7; and the offsets topic"
+    );
 }

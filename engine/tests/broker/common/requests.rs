@@ -41,6 +41,8 @@ pub const TOPIC: i8 = 2;
 pub const BROKER: i8 = 4;
 /// The highest versions that name topics by name.
 pub const BY_NAME: i16 = 12;
+/// The highest version of OffsetCommit and OffsetFetch that names topics by name.
+pub const BY_NAME_OFFSETS: i16 = 9;
 
 pub fn topic_name(name: &str) -> KafkaString {
     KafkaString::from(name.to_owned())

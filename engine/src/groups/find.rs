@@ -1,0 +1,45 @@
+//! FindCoordinator: the first one makes the topic.
+
+use corelog_core::api as answers;
+use corelog_core::api::CoordinatorNode;
+use corelog_core::metadata::Image;
+use corelog_core::metadata::names::CONSUMER_OFFSETS_TOPIC;
+use corelog_net::cold::messages::find_coordinator_request::FindCoordinatorRequestData;
+use corelog_net::cold::messages::find_coordinator_response::FindCoordinatorResponseData;
+use kacrab_protocol::generated::ErrorCode;
+
+use super::requests::{Asker, coordinator_of};
+use crate::connection::cold::ask_controller;
+use crate::controller::AdminRequest;
+
+/// Answers FindCoordinator. Where the offsets topic is missing it is made first: the client would
+/// only come back for it.
+pub async fn find_coordinator(
+    asker: Asker<'_>,
+    request: &FindCoordinatorRequestData,
+) -> FindCoordinatorResponseData {
+    let version = asker.frame.version;
+    let groups = answers::coordinator_group_keys(version, request);
+    if !groups.is_empty() && asker.shard.image().topic(CONSUMER_OFFSETS_TOPIC).is_none() {
+        let names = vec![CONSUMER_OFFSETS_TOPIC.to_owned()];
+        ask_controller(asker.shard, AdminRequest::AutoCreate(names)).await;
+    }
+    let image = asker.shard.image();
+    let listener = asker.connection.listener();
+    answers::find_coordinator(version, request, |group_id| {
+        leader_of(&image, listener, group_id).ok_or(ErrorCode::CoordinatorNotAvailable)
+    })
+}
+
+/// Where the leader of a group's partition of the offsets topic listens.
+fn leader_of(image: &Image, listener: &str, group_id: &str) -> Option<CoordinatorNode> {
+    let (partition, _) = coordinator_of(image, group_id)?;
+    let topic = image.topic(CONSUMER_OFFSETS_TOPIC)?;
+    let broker = image.broker(topic.partition(partition)?.leader)?;
+    let endpoint = broker.endpoint(listener)?;
+    Some(CoordinatorNode {
+        node_id: broker.node_id,
+        host: endpoint.host.clone(),
+        port: endpoint.port,
+    })
+}
