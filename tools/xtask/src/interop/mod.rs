@@ -43,7 +43,7 @@ const SUITES: &[(&str, Run)] = &[
 ];
 
 /// What a run with --quick leaves out, unless it is asked for by name.
-const FULL_ONLY: &[&str] = &["barrier", "groups"];
+const FULL_ONLY: &[&str] = &["barrier"];
 
 /// What `cargo xtask interop` can be told.
 #[derive(Args, Clone)]
