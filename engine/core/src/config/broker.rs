@@ -129,8 +129,6 @@ pub struct BrokerConfig {
     pub offsets_topic_segment_bytes: i32,
     /// `offsets.topic.compression.codec`: number of the codec in a batch's attributes.
     pub offsets_topic_compression_codec: i8,
-    /// `offsets.commit.timeout.ms`.
-    pub offsets_commit_timeout_ms: u64,
 }
 
 /// Splits `key=value` of the command line.
@@ -343,7 +341,6 @@ impl BrokerConfig {
             offsets_topic_replication_factor: 0,
             offsets_topic_segment_bytes: 0,
             offsets_topic_compression_codec: 0,
-            offsets_commit_timeout_ms: 0,
         }
     }
 
@@ -493,7 +490,6 @@ impl BrokerConfig {
         self.offsets_topic_replication_factor = self.integer("offsets.topic.replication.factor")?;
         self.offsets_topic_segment_bytes = self.integer("offsets.topic.segment.bytes")?;
         self.offsets_topic_compression_codec = self.integer("offsets.topic.compression.codec")?;
-        self.offsets_commit_timeout_ms = self.integer("offsets.commit.timeout.ms")?;
         Ok(())
     }
 }

@@ -150,7 +150,7 @@ pub(super) static CLUSTER_KEYS: &[ConfigKey] = &[
         .doc("Shortest session time-out of classic groups."),
     int("offset.metadata.max.bytes", "4096").bytes().min(0).used()
         .doc("Longest metadata text of a committed offset."),
-    int("offsets.commit.timeout.ms", "5000").ms().min(1).used()
+    int("offsets.commit.timeout.ms", "5000").ms().min(1)
         .doc("How long an offset commit waits for its replicas."),
     int("offsets.load.buffer.size", "5242880").bytes().min(1)
         .doc("Bytes read at once when offsets are loaded."),
