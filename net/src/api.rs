@@ -91,16 +91,28 @@ apis! {
     OffsetForLeaderEpoch = 23, 2..=4, flexible 4;
     /// Configs of topics and brokers.
     DescribeConfigs = 32, 1..=4, flexible 4;
+    /// Replaces all configs of topics and brokers.
+    AlterConfigs = 33, 0..=2, flexible 2;
+    /// Log directories: their partitions' sizes, total and free space.
+    DescribeLogDirs = 35, 1..=5, flexible 2;
     /// Raises partition counts.
     CreatePartitions = 37, 0..=3, flexible 2;
     /// Deletes groups without members.
     DeleteGroups = 42, 0..=2, flexible 2;
+    /// Makes preferred replicas leaders, or any replica where there is no leader.
+    ElectLeaders = 43, 0..=2, flexible 2;
     /// Changes configs key by key.
     IncrementalAlterConfigs = 44, 0..=1, flexible 1;
+    /// Partitions that are moving between brokers.
+    ListPartitionReassignments = 46, 0..=0, flexible 0;
     /// Deletes offsets of a group.
     OffsetDelete = 47, 0..=0, flexible 1;
     /// Brokers and the controller.
     DescribeCluster = 60, 0..=2, flexible 0;
+    /// Producers that a partition remembers.
+    DescribeProducers = 61, 0..=0, flexible 0;
+    /// What has configs.
+    ListConfigResources = 74, 0..=1, flexible 0;
     /// Topics in pages.
     DescribeTopicPartitions = 75, 0..=0, flexible 0;
 }

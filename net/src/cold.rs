@@ -15,17 +15,22 @@ use crate::wire::{WireError, WireErrorKind};
 /// The generated structs, one module per message.
 pub mod messages {
     pub use kacrab_protocol::generated::{
-        api_versions_request, api_versions_response, consumer_protocol_assignment,
-        create_partitions_request, create_partitions_response, create_topics_request,
-        create_topics_response, delete_groups_request, delete_groups_response,
-        delete_topics_request, delete_topics_response, describe_cluster_request,
-        describe_cluster_response, describe_configs_request, describe_configs_response,
-        describe_groups_request, describe_groups_response, describe_topic_partitions_request,
-        describe_topic_partitions_response, find_coordinator_request, find_coordinator_response,
-        heartbeat_request, heartbeat_response, incremental_alter_configs_request,
-        incremental_alter_configs_response, init_producer_id_request, init_producer_id_response,
-        join_group_request, join_group_response, leave_group_request, leave_group_response,
-        list_groups_request, list_groups_response, list_offsets_request, list_offsets_response,
+        alter_configs_request, alter_configs_response, api_versions_request, api_versions_response,
+        consumer_protocol_assignment, create_partitions_request, create_partitions_response,
+        create_topics_request, create_topics_response, delete_groups_request,
+        delete_groups_response, delete_topics_request, delete_topics_response,
+        describe_cluster_request, describe_cluster_response, describe_configs_request,
+        describe_configs_response, describe_groups_request, describe_groups_response,
+        describe_log_dirs_request, describe_log_dirs_response, describe_producers_request,
+        describe_producers_response, describe_topic_partitions_request,
+        describe_topic_partitions_response, elect_leaders_request, elect_leaders_response,
+        find_coordinator_request, find_coordinator_response, heartbeat_request, heartbeat_response,
+        incremental_alter_configs_request, incremental_alter_configs_response,
+        init_producer_id_request, init_producer_id_response, join_group_request,
+        join_group_response, leave_group_request, leave_group_response,
+        list_config_resources_request, list_config_resources_response, list_groups_request,
+        list_groups_response, list_offsets_request, list_offsets_response,
+        list_partition_reassignments_request, list_partition_reassignments_response,
         metadata_request, metadata_response, offset_commit_request, offset_commit_response,
         offset_delete_request, offset_delete_response, offset_fetch_request, offset_fetch_response,
         offset_for_leader_epoch_request, offset_for_leader_epoch_response, sync_group_request,
@@ -142,11 +147,17 @@ cold! {
     InitProducerId: init_producer_id_request::InitProducerIdRequestData => init_producer_id_response::InitProducerIdResponseData;
     OffsetForLeaderEpoch: offset_for_leader_epoch_request::OffsetForLeaderEpochRequestData => offset_for_leader_epoch_response::OffsetForLeaderEpochResponseData;
     DescribeConfigs: describe_configs_request::DescribeConfigsRequestData => describe_configs_response::DescribeConfigsResponseData;
+    AlterConfigs: alter_configs_request::AlterConfigsRequestData => alter_configs_response::AlterConfigsResponseData;
+    DescribeLogDirs: describe_log_dirs_request::DescribeLogDirsRequestData => describe_log_dirs_response::DescribeLogDirsResponseData;
     CreatePartitions: create_partitions_request::CreatePartitionsRequestData => create_partitions_response::CreatePartitionsResponseData;
     DeleteGroups: delete_groups_request::DeleteGroupsRequestData => delete_groups_response::DeleteGroupsResponseData;
+    ElectLeaders: elect_leaders_request::ElectLeadersRequestData => elect_leaders_response::ElectLeadersResponseData;
     IncrementalAlterConfigs: incremental_alter_configs_request::IncrementalAlterConfigsRequestData => incremental_alter_configs_response::IncrementalAlterConfigsResponseData;
+    ListPartitionReassignments: list_partition_reassignments_request::ListPartitionReassignmentsRequestData => list_partition_reassignments_response::ListPartitionReassignmentsResponseData;
     OffsetDelete: offset_delete_request::OffsetDeleteRequestData => offset_delete_response::OffsetDeleteResponseData;
     DescribeCluster: describe_cluster_request::DescribeClusterRequestData => describe_cluster_response::DescribeClusterResponseData;
+    DescribeProducers: describe_producers_request::DescribeProducersRequestData => describe_producers_response::DescribeProducersResponseData;
+    ListConfigResources: list_config_resources_request::ListConfigResourcesRequestData => list_config_resources_response::ListConfigResourcesResponseData;
     DescribeTopicPartitions: describe_topic_partitions_request::DescribeTopicPartitionsRequestData => describe_topic_partitions_response::DescribeTopicPartitionsResponseData;
 }
 

@@ -128,6 +128,24 @@ fn every_version_of_every_cold_api_is_kafkas() {
             ApiKey::OffsetDelete => {
                 check::<offset_delete_request::OffsetDeleteRequestData>(version, kind, &body)
             }
+            ApiKey::AlterConfigs => {
+                check::<alter_configs_request::AlterConfigsRequestData>(version, kind, &body)
+            }
+            ApiKey::DescribeLogDirs => {
+                check::<describe_log_dirs_request::DescribeLogDirsRequestData>(version, kind, &body)
+            }
+            ApiKey::ElectLeaders => {
+                check::<elect_leaders_request::ElectLeadersRequestData>(version, kind, &body)
+            }
+            ApiKey::ListPartitionReassignments => check::<
+                list_partition_reassignments_request::ListPartitionReassignmentsRequestData,
+            >(version, kind, &body),
+            ApiKey::DescribeProducers => check::<
+                describe_producers_request::DescribeProducersRequestData,
+            >(version, kind, &body),
+            ApiKey::ListConfigResources => check::<
+                list_config_resources_request::ListConfigResourcesRequestData,
+            >(version, kind, &body),
             ApiKey::Produce | ApiKey::Fetch => panic!("not cold: {line}"),
         }
     }

@@ -291,6 +291,12 @@ fn empty_body(api: ApiKey, version: i16) -> Bytes {
         ListGroups: list_groups_request::ListGroupsRequestData;
         DeleteGroups: delete_groups_request::DeleteGroupsRequestData;
         OffsetDelete: offset_delete_request::OffsetDeleteRequestData;
+        AlterConfigs: alter_configs_request::AlterConfigsRequestData;
+        DescribeLogDirs: describe_log_dirs_request::DescribeLogDirsRequestData;
+        ElectLeaders: elect_leaders_request::ElectLeadersRequestData;
+        ListPartitionReassignments: list_partition_reassignments_request::ListPartitionReassignmentsRequestData;
+        DescribeProducers: describe_producers_request::DescribeProducersRequestData;
+        ListConfigResources: list_config_resources_request::ListConfigResourcesRequestData;
         DescribeTopicPartitions: describe_topic_partitions_request::DescribeTopicPartitionsRequestData;
     }
     buf.freeze()
