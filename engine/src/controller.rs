@@ -14,9 +14,11 @@ use corelog_core::metadata::controller::{
 };
 use corelog_core::metadata::names::CONSUMER_OFFSETS_TOPIC;
 use corelog_core::metadata::{
-    ControllerContext, Image, Record, allocate_producer_ids, create_partitions, create_topics,
-    decode_records, delete_topics, encode_records, incremental_alter_configs,
+    ControllerContext, Image, Record, allocate_producer_ids, alter_configs, create_partitions,
+    create_topics, decode_records, delete_topics, encode_records, incremental_alter_configs,
 };
+use corelog_net::cold::messages::alter_configs_request::AlterConfigsRequestData;
+use corelog_net::cold::messages::alter_configs_response::AlterConfigsResponseData;
 use corelog_net::cold::messages::create_partitions_request::CreatePartitionsRequestData;
 use corelog_net::cold::messages::create_partitions_response::CreatePartitionsResponseData;
 use corelog_net::cold::messages::create_topics_request::CreateTopicsRequestData;
@@ -45,6 +47,8 @@ pub enum AdminRequest {
     CreatePartitions(CreatePartitionsRequestData),
     /// IncrementalAlterConfigs.
     IncrementalAlterConfigs(IncrementalAlterConfigsRequestData),
+    /// AlterConfigs.
+    AlterConfigs(AlterConfigsRequestData),
     /// A block of producer ids.
     ProducerIds,
 }
@@ -62,6 +66,8 @@ pub enum AdminAnswer {
     CreatePartitions(CreatePartitionsResponseData),
     /// IncrementalAlterConfigs.
     IncrementalAlterConfigs(IncrementalAlterConfigsResponseData),
+    /// AlterConfigs.
+    AlterConfigs(AlterConfigsResponseData),
     /// Ids nobody else was given.
     ProducerIds(std::ops::Range<i64>),
     /// Nothing was changed.
@@ -214,6 +220,10 @@ pub async fn handle(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
             let decision =
                 controller.change(|image| incremental_alter_configs(image, &context, &request));
             decision.await.map(AdminAnswer::IncrementalAlterConfigs)
+        }
+        AdminRequest::AlterConfigs(request) => {
+            let decision = controller.change(|image| alter_configs(image, &context, &request));
+            decision.await.map(AdminAnswer::AlterConfigs)
         }
         AdminRequest::ProducerIds => controller
             .change(allocate_producer_ids)

@@ -121,6 +121,23 @@ impl fmt::Display for ProducerError {
 
 impl std::error::Error for ProducerError {}
 
+/// A producer as it is told to those who ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Producer.
+    pub producer_id: i64,
+    /// Newest epoch seen.
+    pub epoch: i16,
+    /// Last sequence taken in that epoch; -1 = none.
+    pub last_sequence: i32,
+    /// Greatest timestamp of its last batch, ms.
+    pub last_timestamp: i64,
+    /// Epoch of the coordinator that wrote its last marker; -1 = none.
+    pub coordinator_epoch: i32,
+    /// First offset of its open transaction; -1 = none.
+    pub txn_first_offset: i64,
+}
+
 /// Answer of [`ProducerState::truncate_to`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -286,6 +303,26 @@ impl ProducerState {
             .values()
             .filter_map(|p| p.txn_first_offset)
             .min()
+    }
+
+    /// Producers that are not expired by `now_ms`, by id.
+    pub fn active(&self, now_ms: i64, expiration_ms: i64) -> Vec<ActiveProducer> {
+        let active = |(&producer_id, producer): (&i64, &Producer)| ActiveProducer {
+            producer_id,
+            epoch: producer.epoch,
+            last_sequence: producer
+                .batches
+                .last()
+                .map_or(NO_SEQUENCE, |batch| batch.last_sequence),
+            last_timestamp: producer.last_timestamp,
+            coordinator_epoch: producer.coordinator_epoch,
+            txn_first_offset: producer.txn_first_offset.unwrap_or(NO_OFFSET),
+        };
+        self.producers
+            .iter()
+            .filter(|(_, producer)| !producer.expired(now_ms, expiration_ms))
+            .map(active)
+            .collect()
     }
 
     /// Forgets producers whose last timestamp is `expiration_ms` or more before `now_ms` (Unix

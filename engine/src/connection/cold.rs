@@ -38,7 +38,7 @@ use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_runtime::sync::Permit;
 
-use super::{Connection, offsets};
+use super::{Connection, admin, offsets};
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::groups;
 use crate::shard::Shard;
@@ -136,14 +136,11 @@ async fn of_metadata(
         ColdRequest::IncrementalAlterConfigs(request) => {
             reply(frame, &alter_configs(shard, request).await)
         }
-        other => {
-            let (api, version) = (other.api().number(), frame.version);
-            Err(WireError::unsupported("request", api, version))
-        }
+        request => admin::answer(shard, &context, frame, request).await,
     }
 }
 
-fn reply<T: ColdMessage>(frame: &RequestFrame, body: &T) -> Result<Bytes, WireError> {
+pub(super) fn reply<T: ColdMessage>(frame: &RequestFrame, body: &T) -> Result<Bytes, WireError> {
     Ok(encode_response(frame.version, frame.correlation_id, body)?.freeze())
 }
 

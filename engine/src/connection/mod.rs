@@ -4,6 +4,7 @@
 //! request is read, and the answer comes when they are as safe as promised. Any other request
 //! starts when all earlier ones are answered.
 
+pub mod admin;
 pub mod cold;
 pub mod fetch;
 pub mod offsets;

@@ -22,7 +22,11 @@ use crate::shard::message::{
 };
 
 /// Owner and key of a partition by topic name.
-fn find(image: &Image, topic: &str, partition: i32) -> Result<(u16, PartitionKey), PartitionError> {
+pub(super) fn find(
+    image: &Image,
+    topic: &str,
+    partition: i32,
+) -> Result<(u16, PartitionKey), PartitionError> {
     let known = image
         .topic(topic)
         .ok_or(PartitionError::UnknownTopicOrPartition)?;
@@ -39,7 +43,7 @@ fn find(image: &Image, topic: &str, partition: i32) -> Result<(u16, PartitionKey
 }
 
 /// Asks every owner once; the answers come in the order of the questions.
-async fn ask<Q: Clone, A>(
+pub(super) async fn ask<Q: Clone, A>(
     shard: &Rc<Shard>,
     questions: Vec<Result<(u16, Q), PartitionError>>,
     request: impl Fn(Vec<Q>) -> Request,

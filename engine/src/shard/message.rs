@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corelog_core::Uuid;
+use corelog_core::api::LogSize;
 use corelog_core::metadata::image::Image;
 use corelog_runtime::driver::SocketHandle;
 use corelog_storage::log::FileRange;
+use corelog_storage::producer_state::ActiveProducer;
 
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::daemon::start_state::StartState;
@@ -189,6 +191,10 @@ pub enum Request {
     Offsets(Vec<OffsetQuery>),
     /// Where epochs ended.
     EpochEnds(Vec<EpochQuery>),
+    /// Producers that partitions remember.
+    Producers(Vec<PartitionKey>),
+    /// Sizes of all logs of the shard.
+    LogSizes,
     /// Take a newer image of the metadata: make, change and drop logs; answered when done.
     ApplyImage(Arc<Image>),
     /// For the controller (shard 0).
@@ -260,6 +266,10 @@ pub enum Response {
     Offsets(Vec<Result<OffsetAnswer, PartitionError>>),
     /// In the order asked: (epoch, end offset).
     EpochEnds(Vec<Result<(i32, i64), PartitionError>>),
+    /// In the order asked.
+    Producers(Vec<Result<Vec<ActiveProducer>, PartitionError>>),
+    /// Sizes; the flag is true when a log failed or cannot be opened.
+    LogSizes(Vec<LogSize>, bool),
     /// The image holds on this shard.
     ImageApplied,
     /// The controller's answer.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use corelog_core::api::LogSize;
 use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
@@ -146,6 +147,15 @@ impl Shard {
             .as_ref()
             .expect("the start's findings come before the first connection");
         Arc::clone(&start.cluster_id)
+    }
+
+    /// The log directory, as it is configured.
+    pub fn log_dir_path(&self) -> std::path::PathBuf {
+        let start = self.start.borrow();
+        let start = start
+            .as_ref()
+            .expect("the start's findings come before the first connection");
+        start.log_dir.clone()
     }
 
     /// The broker's configuration now, dynamic changes included.
@@ -304,6 +314,13 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
                     .collect(),
             ));
         }
+        Request::Producers(keys) => reply.send(Response::Producers(
+            keys.iter().map(|key| read::producers(shard, key)).collect(),
+        )),
+        Request::LogSizes => {
+            let (sizes, failed) = log_sizes(shard);
+            reply.send(Response::LogSizes(sizes, failed));
+        }
         Request::ApplyImage(image) => answer(shard, "apply_image", reply, |shard| async move {
             apply::apply_image(&shard, image).await;
             Response::ImageApplied
@@ -404,6 +421,21 @@ fn marks(shard: &Shard) -> Vec<CheckpointMarks> {
         .values()
         .map(|partition| marks_of(partition))
         .collect()
+}
+
+/// Sizes of the shard's logs, and whether one of them failed or could not be opened.
+fn log_sizes(shard: &Shard) -> (Vec<LogSize>, bool) {
+    let partitions = shard.partitions.borrow();
+    let size = |partition: &Rc<Partition>| LogSize {
+        topic: partition.topic.clone(),
+        partition: partition.key.partition,
+        bytes: partition.log.size_bytes(),
+    };
+    let failed = |partition: &Rc<Partition>| partition.log.failure().is_some();
+    (
+        partitions.values().map(size).collect(),
+        !shard.offline.is_empty() || partitions.values().any(failed),
+    )
 }
 
 /// Flushes every log that has something new and gives the marks for the checkpoint files.

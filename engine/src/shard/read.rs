@@ -3,10 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelog_storage::log::ReadError;
+use corelog_storage::log::{LogError, ReadError};
+use corelog_storage::producer_state::ActiveProducer;
 
 use super::Shard;
-use super::message::{DataWait, EpochQuery, OffsetAnswer, OffsetQuery, ReadAnswer, ReadItem};
+use super::message::{
+    DataWait, EpochQuery, OffsetAnswer, OffsetQuery, PartitionKey, ReadAnswer, ReadItem,
+};
 use super::partition::{Partition, Waiter};
 use crate::errors::PartitionError;
 
@@ -165,6 +168,15 @@ pub fn epoch_end(shard: &Shard, query: &EpochQuery) -> Result<(i32, i64), Partit
     let partition = shard.partition(&query.key)?;
     check_epoch(&partition, query.current_leader_epoch)?;
     Ok(partition.log.epoch_end_offset(query.leader_epoch))
+}
+
+/// The producers that a partition's log remembers.
+pub fn producers(shard: &Shard, key: &PartitionKey) -> Result<Vec<ActiveProducer>, PartitionError> {
+    let partition = shard.partition(key)?;
+    match partition.log.failure() {
+        Some(why) => Err(PartitionError::Log(LogError::Io(why))),
+        None => Ok(partition.log.active_producers()),
+    }
 }
 
 fn check_epoch(partition: &Partition, claimed: i32) -> Result<(), PartitionError> {

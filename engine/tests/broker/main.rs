@@ -5,6 +5,7 @@
 
 mod common;
 
+mod admin;
 mod configuration;
 mod consuming;
 mod durability;
@@ -21,3 +22,4 @@ mod producing;
 mod records;
 mod stuck;
 mod versions;
+mod versions_of_tools;

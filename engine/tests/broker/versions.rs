@@ -13,9 +13,10 @@ use corelog_net::wire::TopicId;
 use crate::common::groups::{code, commit_request, fetch_group, join_request, sync_request, uuid};
 use crate::common::requests::{fetch_request, produce_request};
 use crate::common::*;
+use crate::versions_of_tools::of_tools;
 
 /// Sends one version and checks that its answer, encoded again, is the same bytes.
-fn answered<T: ColdCall>(client: &mut Connection, version: i16, request: &T) -> T::Response {
+pub fn answered<T: ColdCall>(client: &mut Connection, version: i16, request: &T) -> T::Response {
     let sent = client.send(version, request);
     let body = client.answer(sent);
     let response = T::Response::decode(version, &body);
@@ -449,6 +450,12 @@ fn r65_every_advertised_version_of_every_api_is_answered() {
                 ApiKey::DescribeConfigs | ApiKey::IncrementalAlterConfigs => {
                     configs(&mut client, api, version)
                 }
+                ApiKey::AlterConfigs
+                | ApiKey::DescribeLogDirs
+                | ApiKey::ElectLeaders
+                | ApiKey::ListPartitionReassignments
+                | ApiKey::DescribeProducers
+                | ApiKey::ListConfigResources => of_tools(&mut client, api, version),
                 ApiKey::Metadata
                 | ApiKey::CreateTopics
                 | ApiKey::DeleteTopics

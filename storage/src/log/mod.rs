@@ -47,7 +47,7 @@ use crate::config::LogConfig;
 use crate::flush_policy::{FlushState, Requirement};
 use crate::leader_epochs::LeaderEpochs;
 use crate::marks::{LiveMarks, Marks};
-use crate::producer_state::ProducerState;
+use crate::producer_state::{ActiveProducer, ProducerState};
 use crate::shard::ShardStorage;
 use roll::NextFile;
 use segment::{OpenSegment, SealedSegment};
@@ -400,6 +400,17 @@ impl Log {
         let state = self.0.state.borrow();
         let open: u64 = state.open.iter().map(|s| s.size()).sum();
         open + state.sealed.values().map(|s| s.size).sum::<u64>()
+    }
+
+    /// Idempotent producers that the log remembers and that are not expired, by id.
+    pub fn active_producers(&self) -> Vec<ActiveProducer> {
+        let expiration_ms = self.0.config.borrow().producer_id_expiration_ms;
+        let now_ms = self.0.rt.wall_clock_ms();
+        self.0
+            .state
+            .borrow()
+            .producers
+            .active(now_ms, expiration_ms)
     }
 
     /// Number of segments.

@@ -1,17 +1,23 @@
 //! Answers to requests that only read the image. Requests and answers are `kacrab-protocol`'s
 //! structs; an answer leaves every field at its default that the version does not have.
 
+mod config_resources;
 mod configs;
 mod coordinators;
 mod describe;
+mod elections;
+mod log_dirs;
 mod metadata;
 
+pub use config_resources::list_config_resources;
 pub use configs::describe_configs;
 pub use coordinators::{
     CoordinatorNode, InitProducerId, coordinator_group_keys, find_coordinator, init_producer_id,
     init_producer_id_answer, init_producer_id_error,
 };
 pub use describe::{describe_cluster, describe_topic_partitions};
+pub use elections::{elect_leaders, list_partition_reassignments};
+pub use log_dirs::{LogDirSpace, LogDirState, LogSize, describe_log_dirs};
 pub use metadata::{MetadataAnswer, metadata};
 
 use kacrab_protocol::KafkaString;

@@ -10,8 +10,8 @@ pub mod names;
 pub mod record;
 
 pub use controller::{
-    BrokerRegistration, ControllerContext, allocate_producer_ids, create_partitions, create_topics,
-    delete_topics, incremental_alter_configs, register_broker,
+    BrokerRegistration, ControllerContext, allocate_producer_ids, alter_configs, create_partitions,
+    create_topics, delete_topics, incremental_alter_configs, register_broker,
 };
 pub use image::{ApplyError, Broker, ConfigMap, Image, Partition, Topic};
 pub use record::{

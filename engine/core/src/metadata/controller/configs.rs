@@ -81,21 +81,7 @@ fn alter_resource(
             format!("Unexpected resource type {}.", resource.resource_type),
         ));
     };
-    let before = match resource_type {
-        ResourceType::Topic => {
-            validate_topic_name(name).map_err(|e| (ErrorCode::InvalidTopicException, e))?;
-            if image.topic(name).is_none() {
-                let message = format!("The topic '{name}' does not exist.");
-                return Err((ErrorCode::UnknownTopicOrPartition, message));
-            }
-            image.topic_config(name)
-        }
-        ResourceType::Broker => {
-            check_broker_name(image, name)?;
-            image.broker_config(name)
-        }
-    };
-    let before = before.map(|map| &**map);
+    let before = overrides_of(image, resource_type, name)?;
     let mut after = before.cloned().unwrap_or_default();
     let mut keys = BTreeSet::new();
     for config in &resource.configs {
@@ -126,6 +112,29 @@ fn alter_resource(
         value: after.get(key).cloned(),
     };
     Ok(changed.map(record).collect())
+}
+
+/// The overrides a resource has; it must exist.
+pub(super) fn overrides_of<'a>(
+    image: &'a Image,
+    resource_type: ResourceType,
+    name: &str,
+) -> Result<Option<&'a ConfigMap>, Refusal> {
+    let found = match resource_type {
+        ResourceType::Topic => {
+            validate_topic_name(name).map_err(|e| (ErrorCode::InvalidTopicException, e))?;
+            if image.topic(name).is_none() {
+                let message = format!("The topic '{name}' does not exist.");
+                return Err((ErrorCode::UnknownTopicOrPartition, message));
+            }
+            image.topic_config(name)
+        }
+        ResourceType::Broker => {
+            check_broker_name(image, name)?;
+            image.broker_config(name)
+        }
+    };
+    Ok(found.map(|map| &**map))
 }
 
 fn check_broker_name(image: &Image, name: &str) -> Result<(), Refusal> {
@@ -196,7 +205,8 @@ fn alter_key(
     Ok(())
 }
 
-fn check_value(
+/// Checks one override; `None` = it is taken away.
+pub(super) fn check_value(
     resource_type: ResourceType,
     key: &str,
     value: Option<&str>,

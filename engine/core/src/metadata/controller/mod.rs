@@ -3,10 +3,12 @@
 
 mod configs;
 mod partitions;
+mod replace_configs;
 mod topics;
 
 pub use configs::incremental_alter_configs;
 pub use partitions::create_partitions;
+pub use replace_configs::alter_configs;
 pub use topics::{
     auto_create_request, consumer_offsets_replication_factor, create_topics, delete_topics,
 };
