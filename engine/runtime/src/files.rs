@@ -9,6 +9,10 @@ use crate::buf::{AlignedBuf, BLOCK_BYTES};
 use crate::driver::{Advice, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat};
 use crate::rt::Rt;
 
+/// Reads that bring nothing more, after which the place they stop at is taken for the end of the file.
+const SHORT_READS_MAX: u32 = 8;
+/// What a short direct read is a multiple of, unless it met the end of the file.
+const SECTOR_BYTES: usize = 512;
 /// Bytes read at once by [`Rt::read_whole`].
 const READ_STEP_BYTES: usize = 64 << 10;
 /// Writes in a row that took less than a block before a file counts as full.
@@ -87,6 +91,7 @@ impl File {
             Ok(filled) => filled,
             Err(error) => return (Err(error), buf),
         };
+        let mut stuck = 0;
         // Short reads are rare: the rest goes through a second buffer, so that operations always
         // fill a buffer from its start.
         while filled > 0 && filled < len {
@@ -109,7 +114,13 @@ impl File {
                 Err(error) => return (Err(error), buf),
             };
             if from + more <= filled {
-                break;
+                // The end of the file, or one more short read. Those move whole sectors.
+                let is_end = from + more == filled && !filled.is_multiple_of(SECTOR_BYTES);
+                stuck += 1;
+                if more == 0 || is_end || stuck == SHORT_READS_MAX {
+                    break;
+                }
+                continue;
             }
             buf.as_mut_slice()[from..from + more].copy_from_slice(&rest.as_mut_slice()[..more]);
             filled = from + more;

@@ -235,6 +235,36 @@ fn short_writes_and_reads_move_whole_sectors_of_direct_files() {
     );
 }
 
+/// Several short reads in a row are not taken for the end of the file; its end is.
+#[test]
+fn reads_are_whole_however_often_they_are_cut_short() {
+    let faults = FaultPlan {
+        short_read_ppm: 300_000,
+        ..FaultPlan::default()
+    };
+    let mut shorts = 0;
+    for seed in 0..400 {
+        let config = SimConfig {
+            faults,
+            ..SimConfig::default()
+        };
+        let world = SimWorld::new(seed, config);
+        run(&world, |rt| async move {
+            let file = rt.open("/f", direct()).await.unwrap();
+            file.write_at(blocks(&rt, 7, 8), 0, false).await.unwrap();
+            let whole = 8 * 4096;
+            let (read, mut buf) = file.read_at(rt.pool().get(whole), 0, whole).await;
+            assert_eq!(read.unwrap(), whole, "seed {seed}");
+            assert!(buf.as_mut_slice()[..whole].iter().all(|byte| *byte == 7));
+            file.ftruncate(20_001).await.unwrap();
+            let (read, _) = file.read_at(rt.pool().get(whole), 0, whole).await;
+            assert_eq!(read.unwrap(), 20_001, "seed {seed}");
+        });
+        shorts += world.faults().short_reads;
+    }
+    assert!(shorts > 200, "{shorts}");
+}
+
 #[test]
 fn direct_io_refuses_what_is_not_aligned() {
     let world = world(1);
