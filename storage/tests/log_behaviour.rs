@@ -321,6 +321,32 @@ fn r30_flush_ms_works_on_an_idle_partition() {
     });
 }
 
+/// What was acknowledged under `flush.ms` is flushed in its time, also when the policy is taken away
+/// before that.
+#[test]
+fn r30_flush_ms_binds_what_was_acknowledged_under_it() {
+    let world = SimWorld::new(9, SimConfig::default());
+    story(&world, async |rt| {
+        let shard = ShardStorage::new(StorageLimits::default());
+        let with = |ms| LogConfig {
+            flush: FlushPolicy { messages: None, ms },
+            ..LogConfig::default()
+        };
+        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, with(Some(50))))
+            .await
+            .unwrap();
+        for (offset, then) in [(1, None), (2, Some(5_000))] {
+            log.set_config(with(Some(50)));
+            let appended = append(&log, batch(1, 10, 1)).await.unwrap();
+            log.wait(&appended).await.unwrap();
+            assert_eq!(log.marks().flushed_end, offset - 1);
+            log.set_config(with(then));
+            rt.sleep(std::time::Duration::from_millis(100)).await;
+            assert_eq!(log.marks().flushed_end, offset, "then {then:?}");
+        }
+    });
+}
+
 /// The planted bug is one that the model test must find (`model --planted ack-on-append`).
 #[cfg(feature = "planted")]
 #[test]

@@ -378,15 +378,27 @@ impl Log {
         self.0.config.borrow().clone()
     }
 
-    /// New settings, binding the appends from now on. A flush due under the old ones stays due.
+    /// New settings, binding the appends from now on. A flush due under the old ones stays due; what
+    /// `flush.ms` would have flushed sooner than the new settings do is flushed now.
     pub fn set_config(&self, config: LogConfig) {
-        {
+        let (old_ms, new_ms) = (self.0.config.borrow().flush.ms, config.flush.ms);
+        let is_later = old_ms.is_some_and(|old| new_ms.is_none_or(|new| new > old));
+        let owed = {
             let mut state = self.0.state.borrow_mut();
             state.flush.set_policy(config.flush);
             state.timer_generation += 1;
             state.timer_armed = false;
-        }
+            let end = state.marks.log_end;
+            let is_owed = is_later && state.marks.flushed_end < end;
+            if is_owed {
+                state.flush_urgent_end = state.flush_urgent_end.max(end);
+            }
+            is_owed.then_some(end)
+        };
         *self.0.config.borrow_mut() = Rc::new(config);
+        if let Some(end) = owed {
+            self.0.want_flush(end);
+        }
         self.0.arm_timer();
     }
 
