@@ -321,6 +321,29 @@ fn r30_flush_ms_works_on_an_idle_partition() {
     });
 }
 
+/// Space is prepared in whole blocks, also in a segment that ended inside one when it was opened.
+#[test]
+fn preparation_goes_on_in_whole_blocks_after_a_stop() {
+    let world = SimWorld::new(4, SimConfig::default());
+    for start in [StartKind::Clean, StartKind::Unclean] {
+        story(&world, async |rt| {
+            let shard = ShardStorage::new(StorageLimits::default());
+            let opened = params(start, 0, LogConfig::default());
+            let log = match start {
+                StartKind::Clean => Log::create(&rt, &shard, opened).await.unwrap(),
+                _ => Log::open(&rt, &shard, opened).await.unwrap().0,
+            };
+            for _ in 0..1_000 {
+                let appended = append(&log, batch(1, 3_001, 1)).await.unwrap();
+                log.wait(&appended).await.unwrap();
+            }
+            log.close().await.unwrap();
+            assert!(shard.counters().zeroed_bytes > 1 << 20);
+        });
+    }
+    assert_eq!(world.faults().misaligned, 0);
+}
+
 /// What was acknowledged under `flush.ms` is flushed in its time, also when the policy is taken away
 /// before that.
 #[test]

@@ -147,8 +147,7 @@ impl LogInner {
         }
         let segment_bytes = align_up(self.config.borrow().segment_bytes);
         let bytes = self.allocation_bytes(segment.prepare_step.get()).await;
-        let wanted = from
-            .saturating_add(bytes)
+        let wanted = align_up(from.saturating_add(bytes))
             .min(segment_bytes)
             .max(needed_end);
         let end = end.min(wanted);

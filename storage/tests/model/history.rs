@@ -234,6 +234,7 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
         shard: None,
         config: log_config,
         full: false,
+        times_filled: 0,
         has_fixed_policy: spec.policy.is_some(),
         crash_noted: false,
     }));
@@ -297,6 +298,9 @@ fn processes(
         shared.plan.appends_in_flight = 0;
         if let Some(violation) = shared.violation.take() {
             return Err(violation);
+        }
+        if world.faults().misaligned > 0 {
+            return Err("direct I/O of what is not aligned".to_owned());
         }
         match result {
             Some(Err(violation)) => return Err(violation),

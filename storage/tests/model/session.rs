@@ -37,6 +37,8 @@ pub struct Shared {
     pub shard: Option<Rc<ShardStorage>>,
     pub config: LogConfig,
     pub full: bool,
+    /// How often the file system was filled up.
+    pub times_filled: u64,
     pub has_fixed_policy: bool,
     /// The session itself crashed the machine, and said so to the oracle.
     pub crash_noted: bool,
@@ -289,11 +291,17 @@ impl Session {
                 shared.plan.sequenced_in_flight += u64::from(sequence.is_some());
             }
             let task = async move {
+                let (began_full, times_filled) = {
+                    let shared = cell.borrow();
+                    (shared.full, shared.times_filled)
+                };
                 let result = append(&log, place, bytes.clone()).await;
                 let placed = Placed {
                     bytes,
                     timestamps,
                     sequence,
+                    began_full,
+                    times_filled,
                 };
                 let Some(appended) = placed.note(&mut cell.borrow_mut(), result) else {
                     return;
@@ -508,6 +516,7 @@ impl Session {
     fn fill_disk(&self) {
         let mut shared = self.cell.borrow_mut();
         shared.full = !shared.full && shared.plan.fills_disk;
+        shared.times_filled += u64::from(shared.full);
         let capacity = if shared.full {
             self.world.used_bytes() + shared.chance.below(40_000)
         } else {
@@ -570,6 +579,9 @@ struct Placed {
     bytes: Bytes,
     timestamps: Vec<i64>,
     sequence: Option<i32>,
+    /// The file system was full when it was sent, and how often it had been filled by then.
+    began_full: bool,
+    times_filled: u64,
 }
 
 impl Placed {
@@ -579,7 +591,12 @@ impl Placed {
         shared.plan.sequenced_in_flight -= u64::from(self.sequence.is_some());
         let appended = match result {
             Ok(appended) => appended,
-            Err(AppendError::NoSpace) if shared.full || shared.plan.has_faults => {
+            // There may be room again since the disk refused.
+            Err(AppendError::NoSpace)
+                if self.began_full
+                    || shared.times_filled > self.times_filled
+                    || shared.plan.has_faults =>
+            {
                 shared.tally.no_space += 1;
                 return None;
             }
