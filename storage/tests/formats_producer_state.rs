@@ -119,6 +119,8 @@ fn r11_an_unknown_or_expired_producer_may_begin_anywhere() {
     assert_eq!(s.check(&batch(9, 1234, 1, 0)), Ok(Sequenced::Next));
     s.on_batch(&batch(9, 1234, 1, 0));
     assert_eq!(s.expire(1000 + DAY_MS - 1, DAY_MS), 0);
+    assert_eq!(s.active(1000 + DAY_MS - 1, DAY_MS).len(), 1);
+    assert_eq!(s.active(1000 + DAY_MS, DAY_MS), []);
     assert!(out_of_order(&s, &batch(9, 0, 1, 0)));
     assert_eq!(s.expire(1000 + DAY_MS, DAY_MS), 1);
     assert!(s.is_empty());
@@ -243,7 +245,22 @@ fn open_transactions_hold_the_first_unstable_offset() {
         base_sequence: -1,
         ..batch(1, 0, 1, 13)
     };
+    let told = s.active(i64::MAX, DAY_MS);
+    assert_eq!(told.len(), 2, "an open transaction does not expire");
+    assert_eq!(Some(told[0].txn_first_offset), s.first_unstable_offset());
+    assert_eq!(told[0].coordinator_epoch, -1);
     s.on_marker(&marker, 4);
+    let told = s.active(marker.max_timestamp, DAY_MS);
+    assert_eq!(
+        (told[0].txn_first_offset, told[0].coordinator_epoch),
+        (-1, 4)
+    );
+    let told = s.active(i64::MAX, DAY_MS);
+    assert_eq!(
+        (told.len(), told[0].producer_id),
+        (1, 8),
+        "the other is expired, and not yet swept"
+    );
     assert_eq!((s.first_unstable_offset(), s.end_offset()), (Some(12), 14));
     assert_eq!(
         s.check(&batch(1, 0, 1, 0)),
