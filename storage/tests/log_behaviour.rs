@@ -334,7 +334,7 @@ fn preparation_goes_on_in_whole_blocks_after_a_stop() {
                 _ => Log::open(&rt, &shard, opened).await.unwrap().0,
             };
             for _ in 0..1_000 {
-                let appended = append(&log, batch(1, 3_001, 1)).await.unwrap();
+                let appended = append(&log, batch(1, 3_001, rt.wall_clock_ms())).await.unwrap();
                 log.wait(&appended).await.unwrap();
             }
             log.close().await.unwrap();
