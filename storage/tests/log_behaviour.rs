@@ -267,6 +267,36 @@ fn r32_damage_is_reported_and_its_bytes_are_kept() {
     assert!(kept.len() as u64 >= 15 * size);
 }
 
+/// The last batch is damaged, and the recovery point says that it was on stable storage: no torn
+/// tail. Without the recovery point the same bytes are one.
+#[test]
+fn r32_what_is_missing_below_the_recovery_point_is_damage() {
+    for (recovery_point, is_damage) in [(3, true), (0, false)] {
+        let world = SimWorld::new(7, SimConfig::default());
+        story(&world, async |rt| {
+            let shard = ShardStorage::new(StorageLimits::default());
+            let opened = params(StartKind::Clean, 0, LogConfig::default());
+            let log = Log::create(&rt, &shard, opened).await.unwrap();
+            for _ in 0..3 {
+                let appended = append(&log, batch(1, 500, 1)).await.unwrap();
+                log.wait(&appended).await.unwrap();
+            }
+            log.flush().await.unwrap();
+        });
+        let size = batch(1, 500, 1).len() as u64;
+        let path = "/data/t-0/00000000000000000000.log";
+        world.damage(path, 2 * size + 100, b"?").unwrap();
+        world.kill_process();
+        story(&world, async |rt| {
+            let shard = ShardStorage::new(StorageLimits::default());
+            let opened = params(StartKind::Unclean, recovery_point, LogConfig::default());
+            let (log, report) = Log::open(&rt, &shard, opened).await.unwrap();
+            assert_eq!((log.marks().log_end, report.damaged), (2, is_damage));
+            assert_eq!(report.set_aside.len(), usize::from(is_damage));
+        });
+    }
+}
+
 /// A deleted log leaves nothing behind.
 #[test]
 fn a_deleted_log_is_gone() {
@@ -334,7 +364,9 @@ fn preparation_goes_on_in_whole_blocks_after_a_stop() {
                 _ => Log::open(&rt, &shard, opened).await.unwrap().0,
             };
             for _ in 0..1_000 {
-                let appended = append(&log, batch(1, 3_001, rt.wall_clock_ms())).await.unwrap();
+                let appended = append(&log, batch(1, 3_001, rt.wall_clock_ms()))
+                    .await
+                    .unwrap();
                 log.wait(&appended).await.unwrap();
             }
             log.close().await.unwrap();

@@ -1,5 +1,9 @@
 //! Consumer groups: members over real sockets, offsets that outlive the process, answers that wait.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use corelog_core::group::partition_of;
 use corelog_net::cold::messages::delete_groups_request::DeleteGroupsRequestData;
 use corelog_net::cold::messages::describe_groups_request::DescribeGroupsRequestData;
 use corelog_net::cold::messages::offset_commit_response::OffsetCommitResponseData;
@@ -9,6 +13,7 @@ use corelog_net::cold::messages::offset_delete_request::{
 use corelog_net::cold::messages::offset_fetch_request::OffsetFetchRequestData;
 use corelog_net::cold::messages::offset_fetch_response::OffsetFetchResponseData;
 use corelog_net::error_code::ErrorCode;
+use corelog_runtime::blocking;
 
 use crate::common::groups::{code, commit_request, fetch_group, join_request, uuid};
 use crate::common::*;
@@ -189,6 +194,44 @@ fn r23_clients_do_not_write_to_the_offsets_topic() {
     let lines = warned.lines();
     let named = lines.filter(|line| line.contains("offsets.topic.replication.factor"));
     assert_eq!(named.count(), 1, "{warned}");
+}
+
+/// A batch that is damaged at rest: its coordinator is none, is logged and counted; the others serve.
+#[test]
+fn r23_a_damaged_partition_of_the_offsets_topic_stops_its_groups_alone() {
+    let dir = DataDir::new("groups-damaged");
+    let broker = dir.start_with(2, &[FEW]);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    let damaged = partition_of("g", 8);
+    let other = (0..).map(|n| format!("other-{n}"));
+    let mut other = other.filter(|name| partition_of(name, 8) != damaged);
+    let other = other.next().unwrap();
+    for group in ["g", &other] {
+        client.find_coordinator(&broker, group);
+        for offset in 0..=59 {
+            assert_eq!(client.commit(group, "t", 0, offset), ErrorCode::None);
+        }
+    }
+    broker.stop();
+
+    let file = dir.files(OFFSETS, damaged, "log").remove(0);
+    // Before the last index entry: a clean start looks only at what comes after.
+    let opened = blocking::open_file_with(&file, OpenOptions::new().write(true)).unwrap();
+    opened.write_all_at(b"??", 100).unwrap();
+    drop(opened);
+
+    let broker = dir.start_with(2, &[FEW]);
+    let mut client = broker.connect();
+    poll("the load to fail", || {
+        (broker.metric("corelog_group_coordinator_load_failures_total", &[]) == 1).then_some(())
+    });
+    let refused = client.commit("g", "t", 0, 6);
+    assert_eq!(refused, ErrorCode::NotCoordinator);
+    client.find_coordinator(&broker, &other);
+    assert_eq!(client.committed(&other, "t", 0), 59);
+    assert_eq!(client.commit(&other, "t", 0, 60), ErrorCode::None);
+    assert!(broker.stop().contains("could not be loaded"));
 }
 
 #[test]

@@ -310,6 +310,16 @@ impl Replay<'_> {
             bad,
             index,
         } = replayed;
+        let recovery_point = self.opening.params.recovery_point;
+        // What is missing below the recovery point was on stable storage: no torn tail.
+        let is_damage = self.expected < recovery_point;
+        if is_damage {
+            self.report.damaged = true;
+            self.report.end_reason = Some(format!(
+                "the log ends at {}, below its recovery point {recovery_point}",
+                self.expected
+            ));
+        }
         if end < len {
             let mut scanner = Scanner::new(self.opening.rt, file.clone(), len, SCAN_BYTES);
             let rest = scanner.rest(end, self.expected).await?;
@@ -317,7 +327,7 @@ impl Replay<'_> {
             if rest.data_end > 0 {
                 self.report.end_reason = bad.or(self.report.end_reason.take());
             }
-            if rest.has_batch {
+            if rest.has_batch || (is_damage && rest.data_end > 0) {
                 self.report.damaged = true;
                 // A batch may end in zeros.
                 let kept_end = align_up(rest.data_end).min(len);
