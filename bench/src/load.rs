@@ -20,6 +20,8 @@ use corelog_net::produce::{ProducePartition, ProduceRequest, ProduceResponse, Pr
 use corelog_net::response::{close_frame, split_response};
 use corelog_record::builder::BatchBuilder;
 use corelog_record::codec::Codec;
+use corelog_runtime::buf::AlignedBuf;
+use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::uring::UringDriver;
 use corelog_runtime::{BufferPool, Rt, ShardId, cpus};
 use hdrhistogram::Histogram;
@@ -120,12 +122,7 @@ async fn run(rt: Rt, args: ProduceArgs) -> anyhow::Result<Measured> {
         latency_us: RefCell::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?),
         error: RefCell::new(None),
     });
-    let mut batch = BatchBuilder::new(Codec::None, 1_700_000_000_000);
-    let value = vec![b'x'; args.record_bytes];
-    for _ in 0..args.records {
-        batch.append(1_700_000_000_000, None, Some(&value), &[]);
-    }
-    let batch = Bytes::from(batch.build());
+    let batch = batch(&args);
     let mut tasks = Vec::new();
     for number in 0..args.connections {
         let frame = frame(&args, number as i32 % args.partitions.max(1), batch.clone())?;
@@ -158,7 +155,18 @@ async fn run(rt: Rt, args: ProduceArgs) -> anyhow::Result<Measured> {
     })
 }
 
-async fn make_topic(rt: &Rt, args: &ProduceArgs) -> anyhow::Result<()> {
+/// The batch that every request carries.
+pub(crate) fn batch(args: &ProduceArgs) -> Bytes {
+    let mut batch = BatchBuilder::new(Codec::None, 1_700_000_000_000);
+    let value = vec![b'x'; args.record_bytes];
+    for _ in 0..args.records {
+        batch.append(1_700_000_000_000, None, Some(&value), &[]);
+    }
+    Bytes::from(batch.build())
+}
+
+/// Makes the topic unless it is there.
+pub(crate) async fn make_topic(rt: &Rt, args: &ProduceArgs) -> anyhow::Result<()> {
     let client = Client::connect(rt, args.bootstrap_server, ClientConfig::default()).await?;
     let mut configs = Vec::new();
     for config in &args.configs {
@@ -193,7 +201,8 @@ fn text(text: &str) -> KafkaString {
     KafkaString::from(text.to_owned())
 }
 
-fn frame(args: &ProduceArgs, partition: i32, batch: Bytes) -> anyhow::Result<Bytes> {
+/// A Produce request, ready to be sent again and again.
+pub(crate) fn frame(args: &ProduceArgs, partition: i32, batch: Bytes) -> anyhow::Result<Bytes> {
     let request = ProduceRequest {
         transactional_id: None,
         acks: args.acks,
@@ -226,18 +235,46 @@ async fn connection(
     shared: &Shared,
     frame: Bytes,
 ) -> anyhow::Result<()> {
-    let socket = rt.connect(args.bootstrap_server).await.context("connect")?;
-    let mut buf = rt.pool().get(ANSWER_BYTES_MAX);
+    let mut connection = Connection::open(rt, args.bootstrap_server).await?;
     while !shared.stop.get() {
         let began = rt.now();
-        rt.send(&socket, vec![frame.clone()], false)
+        connection.exchange(&frame, !args.raw).await?;
+        if shared.measuring.get() && !shared.stop.get() {
+            shared.requests.set(shared.requests.get() + 1);
+            let took = rt.now().saturating_duration_since(began).as_micros() as u64;
+            shared.latency_us.borrow_mut().saturating_record(took);
+        }
+    }
+    Ok(())
+}
+
+/// A connection with one request in flight, whose answers are small.
+pub(crate) struct Connection {
+    rt: Rt,
+    socket: SocketHandle,
+    buf: Option<AlignedBuf>,
+}
+
+impl Connection {
+    pub(crate) async fn open(rt: &Rt, server: SocketAddr) -> anyhow::Result<Connection> {
+        Ok(Connection {
+            rt: rt.clone(),
+            socket: rt.connect(server).await.context("connect")?,
+            buf: Some(rt.pool().get(ANSWER_BYTES_MAX)),
+        })
+    }
+
+    /// Sends a Produce request and waits for its answer; an error in it is an error.
+    pub(crate) async fn exchange(&mut self, frame: &Bytes, check: bool) -> anyhow::Result<()> {
+        self.rt
+            .send(&self.socket, vec![frame.clone()], false)
             .await
             .context("send")?;
+        let mut buf = self.buf.take().context("an exchange failed before")?;
         let mut filled = 0;
         let size = loop {
-            let (result, back) = rt
-                .recv(&socket, buf, filled, ANSWER_BYTES_MAX - filled, false)
-                .await;
+            let room = ANSWER_BYTES_MAX - filled;
+            let (result, back) = self.rt.recv(&self.socket, buf, filled, room, false).await;
             buf = back;
             match result.context("receive")? {
                 0 => bail!("the server closed the connection"),
@@ -255,16 +292,12 @@ async fn connection(
                 break size;
             }
         };
-        if !args.raw {
+        if check {
             check_answer(&Bytes::copy_from_slice(&buf.as_mut_slice()[4..4 + size]))?;
         }
-        if shared.measuring.get() && !shared.stop.get() {
-            shared.requests.set(shared.requests.get() + 1);
-            let took = rt.now().saturating_duration_since(began).as_micros() as u64;
-            shared.latency_us.borrow_mut().saturating_record(took);
-        }
+        self.buf = Some(buf);
+        Ok(())
     }
-    Ok(())
 }
 
 fn check_answer(answer: &Bytes) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! reading at [`rows`] (a table row: broker and bare limit, interleaved), then [`load`] (the load),
 //! [`limits`] (the bare loops).
 
+mod beside;
 mod limits;
 mod load;
 mod rows;
@@ -32,6 +33,9 @@ enum Command {
     },
     /// One row of docs/PERFORMANCE.md: the broker and its limit, interleaved, medians and ratio.
     Row(rows::RowArgs),
+    /// A producer at a fixed rate, alone and beside a consumer that reads what no cache holds,
+    /// interleaved: p99.9 and ratio (open loop).
+    Beside(beside::BesideArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,5 +92,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Row(args) => rows::run(&args),
+        Command::Beside(args) => beside::run(&args),
     }
 }

@@ -56,9 +56,10 @@ pub struct RowArgs {
 }
 
 /// A process that is killed when it is no longer needed.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     out: BufReader<ChildStdout>,
+    line: String,
 }
 
 impl Drop for Server {
@@ -69,26 +70,40 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(command: &mut Command) -> anyhow::Result<Server> {
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Server> {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
         let out = BufReader::new(child.stdout.take().context("stdout was piped")?);
-        Ok(Server { child, out })
+        Ok(Server {
+            child,
+            out,
+            line: String::new(),
+        })
     }
 
     /// The word after `key` on the first line that has it.
-    fn wait_word(&mut self, key: &str) -> anyhow::Result<String> {
-        let mut line = String::new();
-        while self.out.read_line(&mut line)? > 0 {
-            if let Some(at) = line.find(key) {
-                let rest = &line[at + key.len()..];
-                return Ok(rest.split_whitespace().next().unwrap_or("").to_owned());
+    pub(crate) fn wait_word(&mut self, key: &str) -> anyhow::Result<String> {
+        loop {
+            self.line.clear();
+            if self.out.read_line(&mut self.line)? == 0 {
+                bail!("the server ended without saying {key}");
             }
-            line.clear();
+            if self.line.contains(key) {
+                return self.last_word(key);
+            }
         }
-        bail!("the server ended without saying {key}")
+    }
+
+    /// The word after `key` on the line that [`Server::wait_word`] stopped at.
+    pub(crate) fn last_word(&self, key: &str) -> anyhow::Result<String> {
+        let at = self
+            .line
+            .find(key)
+            .with_context(|| format!("the server did not say {key}"))?;
+        let rest = &self.line[at + key.len()..];
+        Ok(rest.split_whitespace().next().unwrap_or("").to_owned())
     }
 
     /// CPU seconds used so far.
@@ -109,19 +124,40 @@ impl Server {
 /// Runs a row and prints it.
 pub fn run(args: &RowArgs) -> anyhow::Result<()> {
     blocking::create_dir_all(&args.dir)?;
+    println!("runs={} seconds={}", args.runs, args.seconds);
+    with_cubic(|| measure(args))
+}
+
+/// Runs with the congestion control that does not pace loopback, and puts the old one back.
+pub(crate) fn with_cubic(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let before = blocking::read_to_string(CONGESTION_CONTROL)?;
-    // BBR paces loopback; without the right to change it the figure is still printed.
+    // Without the right to change it the figure is still printed.
     let _ = blocking::write_file(CONGESTION_CONTROL, "cubic");
     let now = blocking::read_to_string(CONGESTION_CONTROL)?;
-    println!(
-        "congestion_control={} runs={} seconds={}",
-        now.trim(),
-        args.runs,
-        args.seconds
-    );
-    let outcome = measure(args);
+    println!("congestion_control={}", now.trim());
+    let outcome = run();
     let _ = blocking::write_file(CONGESTION_CONTROL, before.trim());
     outcome
+}
+
+/// Starts a broker on an empty directory, its one shard on `cpu`.
+pub(crate) fn start_broker(
+    corelogd: &Path,
+    data: &Path,
+    cpu: usize,
+    http: &str,
+) -> anyhow::Result<Server> {
+    let mut command = Command::new(corelogd);
+    for setting in [
+        format!("log.dirs={}", data.display()),
+        "listeners=PLAINTEXT://127.0.0.1:0".to_owned(),
+        format!("corelog.http.listener={http}"),
+        format!("corelog.cores={cpu}"),
+        format!("corelog.memory.bytes={MEMORY_BYTES}"),
+    ] {
+        command.arg("--override").arg(setting);
+    }
+    Server::start(command.env("CORELOG_LOG", "error"))
 }
 
 fn measure(args: &RowArgs) -> anyhow::Result<()> {
@@ -149,7 +185,7 @@ fn measure(args: &RowArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -186,17 +222,7 @@ fn load(args: &RowArgs, server: SocketAddr) -> ProduceArgs {
 fn broker_run(args: &RowArgs) -> anyhow::Result<(f64, f64)> {
     let data = args.dir.join("broker-data");
     let _ = blocking::remove_dir_all(&data);
-    let mut command = Command::new(&args.corelogd);
-    for setting in [
-        format!("log.dirs={}", data.display()),
-        "listeners=PLAINTEXT://127.0.0.1:0".to_owned(),
-        "corelog.http.listener=".to_owned(),
-        format!("corelog.cores={}", args.server_cpu),
-        format!("corelog.memory.bytes={MEMORY_BYTES}"),
-    ] {
-        command.arg("--override").arg(setting);
-    }
-    let mut server = Server::start(command.env("CORELOG_LOG", "error"))?;
+    let mut server = start_broker(&args.corelogd, &data, args.server_cpu, "")?;
     let address: SocketAddr = server.wait_word("kafka=")?.parse()?;
     let load = load(args, address);
     let began = blocking::now();
