@@ -6,12 +6,13 @@
 //! argument. `kacrab-protocol`'s message structs are used as plain data.
 //!
 //! Start reading at [`metadata::image::Image`], then [`metadata::controller`] (what changes it),
-//! [`api`] (what reads it), [`group`] (consumer groups) and [`config::BrokerConfig`] with [`config::keys`] (the table of every
+//! [`api`] (what reads it), [`group`] (consumer groups), [`fetch_session`] (what consumers fetch, remembered) and [`config::BrokerConfig`] with [`config::keys`] (the table of every
 //! configuration key).
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod config;
+pub mod fetch_session;
 pub mod group;
 pub mod metadata;
 pub mod placement;

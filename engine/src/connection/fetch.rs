@@ -6,18 +6,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use corelog_core::Uuid;
+use corelog_core::fetch_session::{Found, NO_SESSION, Planned, Seen, TopicRef, Wanted};
 use corelog_core::metadata::image::{Image, Topic};
+use corelog_net::api::ApiKey;
 use corelog_net::error_code::ErrorCode;
 use corelog_net::fetch::{
-    EpochEndOffset, FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse,
-    FetchTopicResponse, Part, RecordRange, ResponseBuilder, TOPIC_ID_VERSION,
+    EpochEndOffset, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse, Part,
+    RecordRange, ResponseBuilder,
 };
 use corelog_net::frame::RequestFrame;
-use corelog_net::wire::WireError;
+use corelog_net::wire::{NO_TOPIC_ID, WireError, WireStr};
 use corelog_runtime::ShardId;
 use corelog_storage::log::FileRange;
 
-use super::{Connection, find_topic, peer};
+use super::sessions::{self, Fetch, Kind};
+use super::{Connection, peer};
 use crate::errors::{PartitionError, error_code};
 use crate::race::race;
 use crate::shard::Shard;
@@ -53,13 +56,10 @@ pub async fn answer(
 ) -> Result<Vec<Part<RangeRef>>, WireError> {
     let request = FetchRequest::decode(frame.version, &frame.body)?;
     let builder = ResponseBuilder::new(frame.version, frame.correlation_id)?;
-    if let Some(error) = session_error(&request) {
-        shard.stats.count_error(frame.api.number(), error.code());
-        return builder.build(FetchResponse {
-            error_code: error,
-            ..FetchResponse::default()
-        });
-    }
+    let fetch = match sessions::begin(shard, &request, frame.version) {
+        Ok(fetch) => fetch,
+        Err(error) => return builder.build(refusal(shard, error, NO_SESSION)),
+    };
     let max_wait_ms = request.max_wait_ms.clamp(0, WAIT_MS_MAX);
     let deadline = shard.rt.now() + Duration::from_millis(max_wait_ms as u64);
     let max_bytes = shard
@@ -67,7 +67,7 @@ pub async fn answer(
         .fetch_max_bytes
         .min(request.max_bytes.max(0) as usize);
     let asked = loop {
-        let mut asked = resolve(&shard.image(), &request, frame.version, max_bytes);
+        let mut asked = resolve(&shard.image(), &fetch.planned, max_bytes);
         read_all(shard, &mut asked).await;
         let total: usize = asked.iter().map(|a| a.answer.bytes).sum();
         let at_once = asked
@@ -85,52 +85,53 @@ pub async fn answer(
         }
         wait_for_news(shard, connection, &asked, left).await;
     };
-    builder.build(response(shard, &request, frame, asked, max_bytes))
+    builder.build(response(shard, &request, &fetch, asked, max_bytes))
 }
 
-/// Sessions are not kept: a client that opens one is answered with session 0, which is legal.
-fn session_error(request: &FetchRequest) -> Option<ErrorCode> {
-    match (request.session_id, request.session_epoch) {
-        (0, -1 | 0) => None,
-        (0, _) => Some(ErrorCode::InvalidFetchSessionEpoch),
-        (_, -1) => None,
-        _ => Some(ErrorCode::FetchSessionIdNotFound),
+fn refusal(shard: &Shard, error: ErrorCode, session_id: i32) -> FetchResponse<RangeRef> {
+    let api = ApiKey::Fetch.number();
+    shard.stats.count_error(api, error.code());
+    FetchResponse {
+        error_code: error,
+        session_id,
+        ..FetchResponse::default()
     }
 }
 
-fn resolve(image: &Image, request: &FetchRequest, version: i16, max_bytes: usize) -> Vec<Asked> {
-    let mut asked = Vec::new();
-    for topic in &request.topics {
-        let known = find_topic(
-            image,
-            version >= TOPIC_ID_VERSION,
-            &topic.name,
-            &topic.topic_id,
-        );
-        for partition in &topic.partitions {
-            asked.push(resolve_one(&known, partition, max_bytes));
-        }
+fn resolve(image: &Image, planned: &[Planned], max_bytes: usize) -> Vec<Asked> {
+    let mut asked = Vec::with_capacity(planned.len());
+    let mut last: Option<(&TopicRef, Result<&Topic, PartitionError>)> = None;
+    for Planned { wanted, .. } in planned {
+        let known = match last.take() {
+            Some((topic, known)) if *topic == wanted.topic => known,
+            _ => find(image, &wanted.topic),
+        };
+        asked.push(resolve_one(&known, wanted, max_bytes));
+        last = Some((&wanted.topic, known));
     }
     asked
 }
 
-fn resolve_one(
-    known: &Result<&Topic, PartitionError>,
-    partition: &FetchPartition,
-    max_bytes: usize,
-) -> Asked {
-    let topic_id = known.as_ref().map_or(Uuid::ZERO, |topic| topic.id);
+fn find<'a>(image: &'a Image, topic: &TopicRef) -> Result<&'a Topic, PartitionError> {
+    let (found, unknown) = match topic {
+        TopicRef::Id(id) => (image.topic_by_id(id), PartitionError::UnknownTopicId),
+        TopicRef::Name(name) => (image.topic(name), PartitionError::UnknownTopicOrPartition),
+    };
+    found.map(AsRef::as_ref).ok_or(unknown)
+}
+
+fn resolve_one(known: &Result<&Topic, PartitionError>, wanted: &Wanted, max_bytes: usize) -> Asked {
     let mut asked = Asked {
         owner: ShardId(0),
         item: ReadItem {
             key: PartitionKey {
-                topic_id,
-                partition: partition.index,
+                topic_id: known.as_ref().map_or(Uuid::ZERO, |topic| topic.id),
+                partition: wanted.index,
             },
-            fetch_offset: partition.fetch_offset,
-            current_leader_epoch: partition.current_leader_epoch,
-            last_fetched_epoch: partition.last_fetched_epoch,
-            max_bytes: max_bytes.min(partition.max_bytes.max(0) as usize),
+            fetch_offset: wanted.terms.fetch_offset,
+            current_leader_epoch: wanted.terms.current_leader_epoch,
+            last_fetched_epoch: wanted.terms.last_fetched_epoch,
+            max_bytes: max_bytes.min(wanted.terms.max_bytes.max(0) as usize),
         },
         answer: ReadAnswer {
             high_watermark: -1,
@@ -139,7 +140,7 @@ fn resolve_one(
         },
     };
     match known {
-        Ok(topic) => match topic.partition(partition.index) {
+        Ok(topic) => match topic.partition(wanted.index) {
             Some(found) => asked.owner = ShardId(found.shard),
             None => asked.answer.error = Some(PartitionError::UnknownTopicOrPartition),
         },
@@ -242,57 +243,97 @@ impl Drop for CancelWaits {
     }
 }
 
-/// Puts the answers in the order of the request and trims them to the response's bound: the first
-/// partition with data keeps its first batch whole.
+/// Trims the answers, in the order they are served, to the response's bound: the first partition
+/// with data keeps its first batch whole. A session is answered what is news to it.
 fn response(
     shard: &Shard,
     request: &FetchRequest,
-    frame: &RequestFrame,
+    fetch: &Fetch,
     asked: Vec<Asked>,
     max_bytes: usize,
 ) -> FetchResponse<RangeRef> {
-    let mut asked = asked.into_iter();
     let mut left = max_bytes;
     let mut first = true;
-    let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in &request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for partition in &topic.partitions {
-            let ask = asked.next().expect("one per partition asked");
-            let code = ask
-                .answer
-                .error
-                .as_ref()
-                .map_or(ErrorCode::None, error_code);
-            shard.stats.count_error(frame.api.number(), code.code());
-            let records = trim(&ask, left, first);
-            let taken: usize = records.iter().map(|range| range.len).sum();
-            first &= taken == 0;
-            left = left.saturating_sub(taken);
-            partitions.push(FetchPartitionResponse {
-                index: partition.index,
-                error_code: code,
+    let mut found = Vec::with_capacity(asked.len());
+    let mut topics: Vec<FetchTopicResponse<RangeRef>> = Vec::new();
+    let mut last_topic = None;
+    for (ask, planned) in asked.iter().zip(&fetch.planned) {
+        let records = trim(ask, left, first);
+        let taken: usize = records.iter().map(|range| range.len).sum();
+        first &= taken == 0;
+        left = left.saturating_sub(taken);
+        let told = Found {
+            marks: Seen {
                 high_watermark: ask.answer.high_watermark,
-                last_stable_offset: ask.answer.high_watermark,
                 log_start_offset: ask.answer.log_start_offset,
-                diverging_epoch: ask
-                    .answer
-                    .diverging
-                    .map(|(epoch, end_offset)| EpochEndOffset { epoch, end_offset }),
-                aborted_transactions: request.is_read_committed().then(Vec::new),
-                records,
-                ..FetchPartitionResponse::default()
-            });
+            },
+            has_records: taken > 0,
+            is_error: ask.answer.error.is_some(),
+            diverges: ask.answer.diverging.is_some(),
+        };
+        found.push(told);
+        if matches!(fetch.kind, Kind::Incremental(..)) && !told.is_news_to(&planned.seen) {
+            continue;
         }
-        topics.push(FetchTopicResponse {
-            name: topic.name.clone(),
-            topic_id: topic.topic_id,
-            partitions,
-        });
+        let topic = &planned.wanted.topic;
+        if last_topic != Some(topic) {
+            topics.push(topic_response(topic));
+            last_topic = Some(topic);
+        }
+        let partition = partition_response(shard, request, ask, records);
+        topics
+            .last_mut()
+            .expect("pushed above")
+            .partitions
+            .push(partition);
     }
-    FetchResponse {
-        topics,
-        ..FetchResponse::default()
+    match sessions::finish(shard, fetch, &found) {
+        Ok(session_id) => FetchResponse {
+            session_id,
+            topics,
+            ..FetchResponse::default()
+        },
+        Err(error) => match fetch.kind {
+            Kind::Incremental(session_id, _) => refusal(shard, error, session_id),
+            Kind::Sessionless | Kind::Full { .. } => refusal(shard, error, NO_SESSION),
+        },
+    }
+}
+
+fn topic_response(topic: &TopicRef) -> FetchTopicResponse<RangeRef> {
+    let (name, topic_id) = match topic {
+        TopicRef::Name(name) => (WireStr::from(&**name), NO_TOPIC_ID),
+        TopicRef::Id(id) => (WireStr::default(), id.to_bytes()),
+    };
+    FetchTopicResponse {
+        name,
+        topic_id,
+        partitions: Vec::new(),
+    }
+}
+
+fn partition_response(
+    shard: &Shard,
+    request: &FetchRequest,
+    ask: &Asked,
+    records: Vec<RecordRange<RangeRef>>,
+) -> FetchPartitionResponse<RangeRef> {
+    let error = ask.answer.error.as_ref();
+    let code = error.map_or(ErrorCode::None, error_code);
+    shard.stats.count_error(ApiKey::Fetch.number(), code.code());
+    FetchPartitionResponse {
+        index: ask.item.key.partition,
+        error_code: code,
+        high_watermark: ask.answer.high_watermark,
+        last_stable_offset: ask.answer.high_watermark,
+        log_start_offset: ask.answer.log_start_offset,
+        diverging_epoch: ask
+            .answer
+            .diverging
+            .map(|(epoch, end_offset)| EpochEndOffset { epoch, end_offset }),
+        aborted_transactions: request.is_read_committed().then(Vec::new),
+        records,
+        ..FetchPartitionResponse::default()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod produce;
 pub mod reader;
 pub mod send;
+pub mod sessions;
 pub mod slots;
 
 use std::cell::{Cell, OnceCell, RefCell};

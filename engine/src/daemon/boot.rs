@@ -53,6 +53,7 @@ pub async fn shard_main(rt: Rt, seed: MeshSeed<Request, Response>, shared: Arc<S
         config: Arc::clone(&shared.config),
         storage,
         request_bytes_max: shared.memory.request_bytes,
+        session_bytes_max: shared.memory.session_bytes,
         load: Arc::clone(&shared.load),
     });
     let handled = Rc::clone(&shard);

@@ -14,20 +14,23 @@ pub struct ShardMemory {
     pub tail_cache_bytes: usize,
     /// Requests received and not answered.
     pub request_bytes: usize,
+    /// Fetch sessions.
+    pub session_bytes: usize,
     /// Free buffers kept for reuse.
     pub pool_bytes: usize,
     /// Cold reads in flight.
     pub cold_read_bytes: usize,
 }
 
-/// Shares `total` out: half for the tail, a quarter for requests, an eighth for free buffers, the
-/// rest for what is counted nowhere else.
+/// Shares `total` out: half for the tail, a quarter for requests, an eighth for free buffers, a
+/// thirty-second for fetch sessions, the rest for what is counted nowhere else.
 pub fn share(total: u64, shards: usize) -> ShardMemory {
     let each = (total / shards.max(1) as u64).max(SHARD_BYTES_MIN);
     let part = |of: u64| usize::try_from(each / of).unwrap_or(usize::MAX);
     ShardMemory {
         tail_cache_bytes: part(2),
         request_bytes: part(4),
+        session_bytes: part(32),
         pool_bytes: part(8),
         cold_read_bytes: part(16).clamp(256 << 10, 2 << 20),
     }
@@ -66,6 +69,7 @@ mod tests {
             let memory = share(total, shards);
             let each = memory.tail_cache_bytes
                 + memory.request_bytes
+                + memory.session_bytes
                 + memory.pool_bytes
                 + memory.cold_read_bytes;
             assert!((each * shards) as u64 <= total);

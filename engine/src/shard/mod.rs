@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use corelog_core::api::LogSize;
 use corelog_core::config::BrokerConfig;
+use corelog_core::fetch_session::{CacheLimits, SessionCache};
 use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
 use corelog_runtime::sync::{FifoMutex, Notify};
@@ -44,6 +45,8 @@ pub struct ShardParts {
     pub storage: Rc<ShardStorage>,
     /// Bytes of requests this shard may hold.
     pub request_bytes_max: usize,
+    /// Bytes of fetch sessions this shard may hold.
+    pub session_bytes_max: usize,
     /// Open connections of every shard.
     pub load: Arc<[std::sync::atomic::AtomicUsize]>,
 }
@@ -70,6 +73,8 @@ pub struct Shard {
     pub stats: Stats,
     /// Taken before a frame's body is read.
     pub request_memory: RequestMemory,
+    /// Fetch sessions of the clients that this shard serves.
+    pub fetch_sessions: RefCell<SessionCache>,
     /// Connections served here.
     pub connections: Connections,
     /// Set on shard 0 once the metadata log is open.
@@ -103,6 +108,7 @@ pub struct Shard {
 impl Shard {
     /// A shard with no partitions, connections or metadata yet.
     pub fn new(parts: ShardParts) -> Rc<Shard> {
+        let session_limits = session_limits(&parts);
         Rc::new(Shard {
             groups: Groups::new(&parts.rt),
             rt: parts.rt,
@@ -111,6 +117,7 @@ impl Shard {
             storage: parts.storage,
             stats: Stats::new(),
             request_memory: RequestMemory::new(parts.request_bytes_max),
+            fetch_sessions: RefCell::new(SessionCache::new(session_limits)),
             connections: Connections::default(),
             controller: RefCell::new(None),
             waits: RefCell::default(),
@@ -256,6 +263,19 @@ impl Shard {
                 notified.await;
             }
         }
+    }
+}
+
+/// A shard's share of the fetch sessions.
+fn session_limits(parts: &ShardParts) -> CacheLimits {
+    let (shard, shards) = (parts.rt.shard().0, parts.load.len());
+    let slots = parts.config.max_fetch_sessions;
+    CacheLimits {
+        slots: slots / shards + usize::from(usize::from(shard) < slots % shards),
+        bytes: parts.session_bytes_max,
+        eviction_ms: crate::connection::sessions::EVICTION_MS,
+        shard,
+        shards: u16::try_from(shards).unwrap_or(u16::MAX),
     }
 }
 
@@ -473,7 +493,28 @@ fn stats(shard: &Shard) -> ShardStats {
     stats.partitions = shard.partitions.borrow().len() as u64;
     crate::stats::add_runtime(&mut stats, &shard.rt.counters());
     crate::stats::add_storage(&mut stats, &shard.storage);
+    let sessions = shard.fetch_sessions.borrow();
+    stats.others.push((
+        "corelog_fetch_session_evictions",
+        "Fetch sessions that gave way to others.",
+        sessions.evictions(),
+    ));
     stats.gauges.extend([
+        (
+            "corelog_fetch_sessions",
+            "Fetch sessions.",
+            sessions.len() as i64,
+        ),
+        (
+            "corelog_fetch_session_partitions",
+            "Partitions of fetch sessions.",
+            sessions.partitions() as i64,
+        ),
+        (
+            "corelog_fetch_session_bytes",
+            "Memory of fetch sessions.",
+            sessions.bytes() as i64,
+        ),
         (
             "corelog_fetch_waits",
             "Fetches that wait for data of partitions of this shard.",

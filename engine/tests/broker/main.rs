@@ -20,6 +20,7 @@ mod offline;
 mod operating;
 mod producing;
 mod records;
+mod sessions;
 mod stuck;
 mod versions;
 mod versions_of_tools;

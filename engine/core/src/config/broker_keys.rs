@@ -42,8 +42,8 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Connections open at once from one address."),
     string("max.connections.per.ip.overrides", "").cluster_wide()
         .doc("Other limits for single addresses, as host:limit."),
-    int("max.incremental.fetch.session.cache.slots", "1000").min(0)
-        .doc("Fetch sessions kept."),
+    int("max.incremental.fetch.session.cache.slots", "1000").min(0).used()
+        .doc("Fetch sessions kept, shared equally by the shards."),
     int("max.request.partition.size.limit", "2000").min(1).used()
         .doc("Most partitions in one answer of DescribeTopicPartitions."),
     int("num.io.threads", "8").min(1).cluster_wide()
