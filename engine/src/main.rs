@@ -23,6 +23,13 @@ struct Args {
     /// Prints every configuration key as Markdown and exits.
     #[arg(long)]
     config_docs: bool,
+    /// Checks the configuration, prints every key in use with its value in force, and exits.
+    #[arg(long)]
+    check_config: bool,
+    /// Prints the metadata log of a log directory as text and exits; with exit code 1 when it is
+    /// damaged.
+    #[arg(long, value_name = "DIR")]
+    dump_metadata: Option<PathBuf>,
     /// Plants a known bug, to show that the tests find it.
     #[cfg(feature = "planted")]
     #[arg(long, value_name = "NAME")]
@@ -35,6 +42,18 @@ fn main() -> ExitCode {
         print!("{}", corelog_core::config::config_docs());
         return ExitCode::SUCCESS;
     }
+    if let Some(directory) = args.dump_metadata {
+        let whole = corelog_engine::metadata_log::dump::dump(&directory, &mut std::io::stdout());
+        return match whole {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => {
+                eprintln!("corelogd: the metadata log is damaged");
+                ExitCode::FAILURE
+            }
+            // The reader of our output has seen enough.
+            Err(_) => ExitCode::SUCCESS,
+        };
+    }
     let options = corelog_engine::daemon::Options {
         server_properties: args.server_properties,
         overrides: args.overrides,
@@ -43,7 +62,12 @@ fn main() -> ExitCode {
         #[cfg(not(feature = "planted"))]
         planted: None,
     };
-    match corelog_engine::daemon::run(options) {
+    let outcome = if args.check_config {
+        corelog_engine::daemon::check_config(&options)
+    } else {
+        corelog_engine::daemon::run(options)
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("corelogd: {error}");

@@ -195,19 +195,21 @@ impl ShardStorage {
     }
 
     /// Plants a known bug, to show that the tests find it. `ack-on-append`: an append's
-    /// requirement holds at once.
+    /// requirement holds at once. `panic-on-append`: every append panics.
     #[cfg(feature = "planted")]
     pub fn plant(&self, bug: &str) {
         *self.planted.borrow_mut() = Some(bug.to_owned());
     }
 
+    /// Whether this bug was planted; never without the feature.
     #[cfg(feature = "planted")]
-    pub(crate) fn is_planted(&self, bug: &str) -> bool {
+    pub fn is_planted(&self, bug: &str) -> bool {
         self.planted.borrow().as_deref() == Some(bug)
     }
 
+    /// Whether this bug was planted; never without the feature.
     #[cfg(not(feature = "planted"))]
-    pub(crate) fn is_planted(&self, _bug: &str) -> bool {
+    pub fn is_planted(&self, _bug: &str) -> bool {
         false
     }
 

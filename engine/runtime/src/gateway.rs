@@ -62,6 +62,12 @@ impl<Req: Send + 'static, Resp: Send + 'static> Gateway<Req, Resp> {
         self.0.ports.len()
     }
 
+    /// The shard takes no more messages: it has ended, or never was.
+    pub fn has_ended(&self, shard: ShardId) -> bool {
+        let port = self.0.ports.get(usize::from(shard.0));
+        port.is_none_or(|port| port.closed.load(Ordering::Acquire))
+    }
+
     /// Sends a request whose answer is waited for by blocking. Never blocks itself: a full inbox
     /// is an error, and the caller tries again later.
     pub fn send(&self, to: ShardId, req: Req) -> Result<ReplyHandle<Resp>, Full> {

@@ -19,6 +19,7 @@ pub mod blocking;
 pub mod buf;
 mod calls;
 pub mod cpus;
+pub mod crash;
 pub mod driver;
 pub mod env;
 pub mod files;
@@ -34,9 +35,11 @@ pub mod sync;
 mod task;
 pub mod timer;
 pub mod uring;
+mod watch;
 mod wheel;
 
 pub use buf::{AlignedBuf, BLOCK_BYTES, BufferPool, ChunkWriter};
+pub use crash::vital;
 pub use driver::{
     Advice, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
 };
@@ -45,8 +48,9 @@ pub use files::File;
 pub use gateway::{Gateway, ReplyHandle};
 pub use mesh::{Mesh, MeshSeed, Reply, mesh};
 pub use ops::OpFuture;
-pub use rt::{Rt, RtCounters, ShardId, YieldNow};
+pub use rt::{Rt, RtCounters, ShardId};
 pub use shards::{ShardSpec, start_shards};
 pub use sockets::listen;
-pub use task::Task;
+pub use task::{Task, YieldNow};
 pub use timer::{Instant, Sleep};
+pub use watch::Stall;

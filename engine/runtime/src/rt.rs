@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,17 +15,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::buf::BufferPool;
+use crate::crash::{self, Running};
 use crate::driver::{
     Cached, Completion, Doorbell, Driver, DriverCounters, FileHandle, Op, SocketHandle, Token,
 };
 use crate::ops::{OpFuture, OpTable};
-use crate::task::{ActiveGuard, ActiveTasks, MainWaker, RunQueue, Runnable, Task, TaskMeta};
+use crate::task::{
+    ActiveGuard, ActiveTasks, MainWaker, RunQueue, Runnable, Task, TaskMeta, YieldNow,
+};
 use crate::timer::{Instant, Sleep, Timers};
+use crate::watch::{STALL_NS, Stall, Stalls};
 
 /// A task yields after this much time in one poll, in nanoseconds.
 const POLL_BUDGET_NS: u64 = 500_000;
-/// A poll above this is a stall, in nanoseconds.
-const STALL_NS: u64 = 5_000_000;
 /// Tasks polled at most between two turns of the driver.
 const POLLS_PER_TURN: usize = 512;
 /// Time after which ready tasks wait for the driver's turn, in nanoseconds.
@@ -45,8 +47,10 @@ pub struct RtCounters {
     pub tasks_polled: u64,
     /// Turns of the loop.
     pub turns: u64,
-    /// Polls that took more than 5 ms.
+    /// Pieces of turns that took more than 5 ms: see [`Rt::stalls`].
     pub stalls: u64,
+    /// The longest of them, in nanoseconds.
+    pub stall_longest_ns: u64,
     /// Tasks that panicked.
     pub task_panics: u64,
     /// Tasks alive now.
@@ -84,7 +88,7 @@ pub(crate) struct Inner {
     in_loop: Cell<bool>,
     tasks_polled: Cell<u64>,
     turns: Cell<u64>,
-    stalls: Cell<u64>,
+    stalls: RefCell<Stalls>,
     task_panics: Cell<u64>,
 }
 
@@ -117,7 +121,7 @@ impl Rt {
             in_loop: Cell::new(false),
             tasks_polled: Cell::new(0),
             turns: Cell::new(0),
-            stalls: Cell::new(0),
+            stalls: RefCell::default(),
             task_panics: Cell::new(0),
         }))
     }
@@ -184,11 +188,15 @@ impl Rt {
         self.refresh_now();
         loop {
             if main.woken.swap(false, Ordering::Acquire) {
-                self.0.poll_started_ns.set(self.0.now_ns.get());
+                let started_ns = self.0.now_ns.get();
+                self.0.poll_started_ns.set(started_ns);
+                let running = Running::enter(self.0.shard, "main");
                 if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                     return output;
                 }
+                drop(running);
                 self.refresh_now();
+                self.watch("main", started_ns);
             }
             self.turn(|| main.woken.load(Ordering::Acquire), None);
         }
@@ -250,7 +258,7 @@ impl Rt {
 
     /// Goes to the back of the run queue.
     pub fn yield_now(&self) -> YieldNow {
-        YieldNow { yielded: false }
+        YieldNow::new()
     }
 
     /// Yields when the current poll has taken more than 500 µs.
@@ -309,15 +317,24 @@ impl Rt {
 
     /// Counters for /metrics.
     pub fn counters(&self) -> RtCounters {
+        let stalls = self.0.stalls.borrow().all();
         RtCounters {
             tasks_polled: self.0.tasks_polled.get(),
             turns: self.0.turns.get(),
-            stalls: self.0.stalls.get(),
+            stalls: stalls.count,
+            stall_longest_ns: stalls.longest_ns,
             task_panics: self.0.task_panics.get(),
             live_tasks: self.0.active.borrow().live() as u64,
             ops_in_flight: self.0.ops.borrow().in_flight() as u64,
             driver: self.0.driver.borrow().counters(),
         }
+    }
+
+    /// What held the shard for more than 5 ms since its start: names of tasks, `inbox` (messages of
+    /// other shards), `ring` (handing operations to the kernel), `main`, or `turn` (many small
+    /// things).
+    pub fn stalls(&self) -> Vec<(&'static str, Stall)> {
+        self.0.stalls.borrow().by_name()
     }
 
     /// Cancels every operation in flight and waits for their completions. Operations submitted
@@ -418,7 +435,14 @@ impl Rt {
     /// One round of the loop. `max_wait` cuts the time spent asleep.
     fn turn(&self, main_woken: impl Fn() -> bool, max_wait: Option<Duration>) {
         bump(&self.0.turns);
+        let started_ns = self.0.now_ns.get();
+        let stalls = self.0.stalls.borrow().all().count;
+        let messages = self.inboxes_have_work();
         self.each_inbox(|inbox| inbox.poll());
+        if messages {
+            self.refresh_now();
+            self.watch("inbox", started_ns);
+        }
         self.run_ready();
         self.fire_timers();
         self.each_inbox(|inbox| inbox.flush(self));
@@ -434,8 +458,30 @@ impl Rt {
                 wait = Some(Duration::ZERO);
             }
         }
+        if self.0.stalls.borrow().all().count == stalls {
+            self.watch("turn", started_ns);
+        }
+        let driven_ns = self.0.now_ns.get();
         self.drive(wait);
+        // A call that also waits cannot be told from one that was held up.
+        if wait == Some(Duration::ZERO) {
+            self.watch("ring", driven_ns);
+        }
         queue.sleep.awake();
+    }
+
+    /// Counts and logs what began at `started_ns` and has just ended, if it held the shard too long.
+    fn watch(&self, name: &'static str, started_ns: u64) {
+        let now_ns = self.0.now_ns.get();
+        let took_ns = now_ns.saturating_sub(started_ns);
+        if took_ns <= STALL_NS {
+            return;
+        }
+        let due = self.0.stalls.borrow_mut().note(name, took_ns, now_ns);
+        if let Some(unlogged) = due {
+            let (shard, took_us) = (self.0.shard.0, took_ns / 1000);
+            tracing::warn!(shard, task = name, took_us, unlogged, "held the shard");
+        }
     }
 
     fn time_to_next_timer(&self, max_wait: Option<Duration>) -> Option<Duration> {
@@ -467,27 +513,20 @@ impl Rt {
         let started_ns = self.0.now_ns.get();
         self.0.poll_started_ns.set(started_ns);
         bump(&self.0.tasks_polled);
+        let running = Running::enter(self.0.shard, meta.name);
         let outcome = catch_unwind(AssertUnwindSafe(|| runnable.run()));
-        self.refresh_now();
-        if let Err(panic) = outcome {
-            let message = panic_message(panic.as_ref());
-            if meta.vital {
-                tracing::error!(task = meta.name, message, "a vital task panicked: aborting");
-                eprintln!("corelog: task {} panicked: {message}: aborting", meta.name);
-                std::process::abort();
+        if let Err(payload) = outcome {
+            let panic = crash::take(payload.as_ref());
+            if meta.vital || crash::take_in_doubt() {
+                crash::abort(&panic, "a vital task panicked");
             }
             bump(&self.0.task_panics);
-            tracing::error!(task = meta.name, message, "task panicked");
+            let (message, place) = (&panic.message, &panic.place);
+            tracing::error!(task = meta.name, message, place, "task panicked");
         }
-        let took_ns = self.0.now_ns.get().saturating_sub(started_ns);
-        if took_ns > STALL_NS {
-            bump(&self.0.stalls);
-            tracing::warn!(
-                task = meta.name,
-                took_us = took_ns / 1000,
-                "a task held the shard"
-            );
-        }
+        drop(running);
+        self.refresh_now();
+        self.watch(meta.name, started_ns);
     }
 
     fn fire_timers(&self) {
@@ -563,32 +602,5 @@ impl<'a> InLoop<'a> {
 impl Drop for InLoop<'_> {
     fn drop(&mut self) {
         self.0.set(false);
-    }
-}
-
-/// The message a panic carries, as far as it is text.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text,
-        _ => "no message",
-    }
-}
-
-/// Ready at its second poll. See [`Rt::yield_now`].
-#[must_use = "futures do nothing unless awaited"]
-pub struct YieldNow {
-    yielded: bool,
-}
-
-impl Future for YieldNow {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{self, Receiver, Sender};
 
 use crate::buf::BufferPool;
-use crate::rt::{Rt, ShardId, panic_message};
+use crate::rt::{Rt, ShardId};
 use crate::uring::UringDriver;
-use crate::{blocking, cpus};
+use crate::{blocking, cpus, crash};
 
 /// Submission slots of a shard's ring.
 pub const RING_ENTRIES_DEFAULT: u32 = 1024;
@@ -52,6 +52,7 @@ where
     M: FnOnce(Rt) -> F + Send + 'static,
     F: Future<Output = ()>,
 {
+    crash::install_hook();
     // Asked now, before any thread is pinned.
     let _allowed = cpus::allowed();
     let (report, reports) = channel::unbounded();
@@ -105,18 +106,14 @@ where
     if go.recv().is_err() {
         return;
     }
+    crash::enter_shard_thread(spec.shard);
     let rt = Rt::new(spec.shard, Box::new(driver), spec.pool);
     let run = || {
         rt.block_on(main(rt.clone()));
         rt.close();
     };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-        let message = panic_message(panic.as_ref());
-        tracing::error!(shard = spec.shard.0, message, "a shard panicked: aborting");
-        eprintln!(
-            "corelog: shard {} panicked: {message}: aborting",
-            spec.shard.0
-        );
-        std::process::abort();
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        let panic = crash::take(payload.as_ref());
+        crash::abort(&panic, "a shard panicked");
     }
 }

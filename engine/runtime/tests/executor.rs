@@ -169,7 +169,9 @@ fn a_task_that_holds_the_shard_is_counted_as_a_stall() {
         while start.elapsed() < Duration::from_millis(6) {}
     });
     rt.block_on(task);
-    assert!(rt.counters().stalls >= 1);
+    let counters = rt.counters();
+    assert!(counters.stalls >= 1 && counters.stall_longest_ns > 5_000_000);
+    assert!(rt.stalls().iter().any(|(name, _)| *name == "hog"));
 }
 
 #[test]

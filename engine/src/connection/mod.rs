@@ -155,10 +155,27 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
             id,
             writer: Some(shard.rt.spawn("connection_writer", writer)),
         };
+        let _close = CloseOnPanic(Rc::clone(&shard), Rc::clone(&connection));
         let end = read_requests(&shard, &connection).await;
         report(&shard, &end);
         connection.close(&shard).await;
     });
+}
+
+/// Closes the connection when the task that holds this panics: an answer is missing for good, and
+/// the client would wait for it in vain.
+pub(crate) struct CloseOnPanic(pub Rc<Shard>, pub Rc<Connection>);
+
+impl Drop for CloseOnPanic {
+    fn drop(&mut self) {
+        if corelog_runtime::crash::is_panicking() {
+            let (shard, connection) = (Rc::clone(&self.0), Rc::clone(&self.1));
+            shard.clone().spawn(
+                "connection_close",
+                async move { connection.close(&shard).await },
+            );
+        }
+    }
 }
 
 /// Takes the connection out of the books, and ends its writer, however its task ends, a panic
@@ -246,6 +263,10 @@ async fn handle_frame(
 ) -> Result<(), End> {
     let began = shard.rt.now();
     let request = RequestFrame::decode(&frame.bytes).map_err(End::Malformed)?;
+    if request.client_id.as_deref() == Some("panic") && shard.storage.is_planted("panic-on-request")
+    {
+        panic!("planted: panic-on-request");
+    }
     if request.api == ApiKey::Produce {
         return produce::start(shard, connection, request, frame.permit, began)
             .map_err(End::Malformed);
@@ -297,6 +318,7 @@ async fn or_closing<T>(connection: &Connection, future: impl Future<Output = T>)
 
 /// Sends the answers of Produce requests as they become due, many at a time.
 async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
+    let _close = CloseOnPanic(Rc::clone(&shard), Rc::clone(&connection));
     loop {
         let mut ready = connection.slots.take_ready().await;
         ready.retain(|answer| !answer.is_empty());

@@ -16,7 +16,7 @@ use corelog_net::wire::{WireError, WireStr};
 use corelog_runtime::sync::Permit;
 use corelog_runtime::{Instant, ShardId};
 
-use super::{Connection, fill, find_topic, topic_id};
+use super::{CloseOnPanic, Connection, fill, find_topic, topic_id};
 use crate::errors::{PartitionError, error_code};
 use crate::shard::Shard;
 use crate::shard::append::{admit, append};
@@ -75,6 +75,7 @@ pub fn start(
 
     let (shard, connection) = (Rc::clone(shard), Rc::clone(connection));
     shard.clone().spawn("produce", async move {
+        let _close = CloseOnPanic(Rc::clone(&shard), Rc::clone(&connection));
         if let Some((admitted, places)) = own {
             put(&mut results, places, append(&shard, admitted, terms).await);
         }

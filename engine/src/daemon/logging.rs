@@ -7,9 +7,12 @@ use tracing_subscriber::EnvFilter;
 /// Lines that may wait for the writer.
 const LINES_MAX: usize = 16_384;
 
+/// Lines are written until it is dropped.
+pub type LogGuard = WorkerGuard;
+
 /// Starts logging; lines are written until the guard is dropped. `CORELOG_LOG` filters (for example
 /// `info,corelog_storage=debug`); the default is `info`.
-pub fn start() -> WorkerGuard {
+pub fn start() -> LogGuard {
     let (writer, guard): (NonBlocking, WorkerGuard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)

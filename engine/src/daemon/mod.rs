@@ -1,14 +1,18 @@
 //! How a broker starts, says that it is ready, and stops.
 //!
 //! Order: configuration, the machine's abilities, listening sockets, shards, the log directory and
-//! the metadata log (on shard 0), the logs, HTTP, the ready line. Stop: SIGTERM or SIGINT stops
-//! cleanly, a second one at once.
+//! the metadata log (on shard 0), the logs, HTTP, the ready line. SIGHUP reads the configuration file
+//! again. Stop: SIGTERM or SIGINT stops cleanly, a second one at once.
 
 pub mod background;
 pub mod boot;
+mod crash;
 mod logging;
 mod memory;
+mod notify;
+mod reload;
 pub mod shutdown;
+mod signals;
 pub mod start_state;
 
 use std::collections::BTreeMap;
@@ -21,14 +25,16 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use corelog_core::config::keys::broker_keys;
 use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
 use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::boot::{Bound, advertise, shard_main};
 use self::memory::ShardMemory;
+use self::notify::Watchdog;
+use self::signals::Asked;
 use crate::control_plane::{self, ControlPlane, HttpServer};
 use crate::shard::message::{Operation, Request, Response};
 
@@ -107,9 +113,36 @@ type Messages = Gateway<Request, Response>;
 
 /// Runs a broker until a signal stops it.
 pub fn run(options: Options) -> Result<(), StartError> {
+    crash::keep_log(logging::start());
+    let outcome = run_logged(&options);
+    crash::close_log();
+    outcome
+}
+
+/// Reads the configuration as [`run`] does and prints the keys in use with their values in force;
+/// warnings go to standard error.
+///
+/// # Errors
+/// The broker would not start with it.
+pub fn check_config(options: &Options) -> Result<(), StartError> {
+    crash::keep_log(logging::start());
+    let config = read_config(options);
+    crash::close_log();
+    let config = config?;
+    let mut out = std::io::stdout().lock();
+    for key in broker_keys().filter(|key| key.used && !key.sensitive()) {
+        if let Some(value) = config.value(key.name) {
+            // The reader may have seen enough.
+            let _ = writeln!(out, "{}={value}", key.name);
+        }
+    }
+    Ok(())
+}
+
+fn run_logged(options: &Options) -> Result<(), StartError> {
     let began = blocking::now();
-    let _log = logging::start();
-    let config = read_config(&options)?;
+    let config = read_config(options)?;
+    crash::describe(&config);
     let env = corelog_runtime::check_environment().map_err(start_error)?;
     env.warnings
         .iter()
@@ -122,15 +155,23 @@ pub fn run(options: Options) -> Result<(), StartError> {
             cpus::parse_cpu_list(&text.join(","), &cpus::allowed()).map_err(start_error)?
         }
     };
-    let signals = watch_signals()?;
-    let running = start_shards(&options, Arc::new(config), &cpus, env.open_files_max)?;
+    let signals = signals::watch()?;
+    notify::status("opening the logs");
+    let mut config = Arc::new(config);
+    let running = start_shards(options, Arc::clone(&config), &cpus, env.open_files_max)?;
     let ready = running.wait_ready()?;
     let mut http = running.start_http()?;
     announce(&running, http.as_ref(), ready, began.elapsed());
+    let watchdog = Watchdog::start(running.gateway.clone());
+    notify::ready("serving");
 
-    let _first = signals.recv();
+    while let Ok(Asked::Reload) = signals.recv() {
+        config = reload::reload(options, &running, &config);
+    }
     tracing::info!("stopping");
+    notify::stopping();
     running.stop(&signals);
+    drop(watchdog);
     if let Some(http) = &mut http {
         http.stop();
     }
@@ -181,21 +222,6 @@ fn check_log_dir(config: &BrokerConfig) -> Result<(), StartError> {
     corelog_runtime::check_direct_io(&dir)
         .map(|_| ())
         .map_err(start_error)
-}
-
-fn watch_signals() -> Result<Receiver<()>, StartError> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(start_error)?;
-    let (sender, receiver) = unbounded();
-    blocking::spawn("signals", move || {
-        for _ in signals.forever() {
-            if sender.send(()).is_err() {
-                return;
-            }
-        }
-    })
-    .map_err(start_error)?;
-    Ok(receiver)
 }
 
 /// A broker whose shards run.
@@ -373,7 +399,7 @@ impl Running {
     }
 
     /// Stops cleanly; a signal meanwhile ends the process at once.
-    fn stop(self, signals: &Receiver<()>) {
+    fn stop(self, signals: &Receiver<Asked>) {
         let (done, stopped) = bounded(1);
         let worker = blocking::spawn("stop", move || {
             self.ask(ShardId(0), || Request::Operate(Operation::Shutdown));
@@ -388,11 +414,14 @@ impl Running {
         if worker.is_err() {
             return;
         }
-        crossbeam::channel::select! {
-            recv(stopped) -> _ => {}
-            recv(signals) -> _ => {
-                tracing::warn!("stopped at once by a second signal; logs will be checked at the next start");
-                std::process::exit(130);
+        loop {
+            crossbeam::channel::select! {
+                recv(stopped) -> _ => return,
+                recv(signals) -> asked => if asked != Ok(Asked::Reload) {
+                    tracing::warn!("stopped at once by a second signal; logs will be checked at the next start");
+                    crash::close_log();
+                    std::process::exit(130);
+                }
             }
         }
     }

@@ -99,9 +99,10 @@ impl Hosted {
         self.state.set(State::Active);
         self.handle(shard, Event::Loaded);
         let (shard, hosted) = (Rc::clone(shard), Rc::clone(self));
-        shard.clone().spawn("group_timer", async move {
+        let timer = shard.rt.clone().spawn_vital("group_timer", async move {
             run_timer(&shard, &hosted).await;
         });
+        timer.detach();
     }
 
     /// Its log cannot be read: whoever asks is told that it is not a coordinator.
@@ -190,7 +191,7 @@ impl Hosted {
         let admitted = admit(shard, vec![item]);
         self.writes.borrow_mut().push_back((write, None));
         let (shard, hosted) = (Rc::clone(shard), Rc::clone(self));
-        shard.clone().spawn("group_write", async move {
+        let written = shard.rt.clone().spawn_vital("group_write", async move {
             let result = append(&shard, admitted, WRITE_TERMS).await.pop();
             let outcome = match result {
                 Some(Ok(_)) => Ok(()),
@@ -205,6 +206,7 @@ impl Hosted {
             };
             hosted.written(&shard, write, outcome);
         });
+        written.detach();
     }
 
     /// Notes an outcome and tells the coordinator all that are known up to the first that is not.

@@ -3,6 +3,7 @@
 //! On one node the log is [`local::LocalLog`], a quorum of one over the same files that a quorum of
 //! several uses. The controller changes its state only when a batch is applied.
 
+pub mod dump;
 pub mod format;
 pub mod local;
 

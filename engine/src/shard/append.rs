@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_record::validate::{Validated, Validator};
-use corelog_runtime::Instant;
+use corelog_runtime::{Instant, vital};
 use corelog_storage::log::{Admission, AppendError, Appended, ValidatedBatch};
 
 use super::Shard;
@@ -133,17 +133,11 @@ async fn append_one(
     }
     let count = validated.header.records_count.max(0) as u64;
     let bytes = records.len() as u64;
-    match partition
-        .log
-        .append(
-            place,
-            ValidatedBatch {
-                bytes: records,
-                validated,
-            },
-        )
-        .await
-    {
+    let batch = ValidatedBatch {
+        bytes: records,
+        validated,
+    };
+    match vital(partition.log.append(place, batch)).await {
         Ok(appended) => {
             if !appended.duplicate {
                 add(&shard.stats.produce_bytes, bytes);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelog_core::Uuid;
+use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::image::{Image, Topic};
 use corelog_runtime::{Rt, ShardId};
 use corelog_storage::checkpoint_files::OffsetMap;
@@ -47,6 +48,18 @@ pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
     offline::retry(shard);
 }
 
+/// Takes what the configuration file says now, where it may change while the broker runs. Dynamic
+/// configs of the metadata still come before it.
+pub async fn reload(shard: &Rc<Shard>, config: Arc<BrokerConfig>) {
+    let _turn = shard.offline.opening.lock().await;
+    shard.set_static_config(config);
+    let image = shard.image();
+    refresh_broker_config(shard, &image);
+    // Partitions that are offline take their settings when they are opened.
+    change_kept(shard, &image);
+    crate::groups::changed(shard, &image, &image);
+}
+
 /// Another try for the partitions that are offline.
 pub(super) async fn open_again(shard: &Rc<Shard>) {
     let offline = shard.offline.keys();
@@ -63,7 +76,7 @@ async fn open_all(shard: &Rc<Shard>, missing: &[Missing]) {
         for (topic, index, settings) in group {
             let (shard, topic, settings) = (Rc::clone(shard), Arc::clone(topic), settings.clone());
             let index = *index;
-            opening.push(shard.rt.clone().spawn("open_log", async move {
+            opening.push(shard.rt.clone().spawn_vital("open_log", async move {
                 let opened = open(&shard, &topic, index, &settings).await;
                 note_opened(&shard, &topic, index, opened);
             }));
@@ -96,7 +109,7 @@ fn refresh_broker_config(shard: &Shard, image: &Image) {
     let of_node = image
         .broker_config(&shard.start_config.node_id.to_string())
         .map(AsRef::as_ref);
-    match shard.start_config.with_dynamic(by_default, of_node) {
+    match shard.static_config().with_dynamic(by_default, of_node) {
         Ok(config) => shard.set_config(Arc::new(config)),
         Err(error) => tracing::warn!(%error, "a stored broker config is not valid; it is left out"),
     }
@@ -120,7 +133,7 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
             crate::groups::closed(shard, &partition.key);
             partition.fire_waiters();
             let (shard, partition) = (Rc::clone(shard), Rc::clone(partition));
-            deleting.push(shard.rt.clone().spawn("delete_log", async move {
+            deleting.push(shard.rt.clone().spawn_vital("delete_log", async move {
                 delete(&shard, &partition).await;
             }));
         }

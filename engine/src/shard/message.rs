@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use corelog_core::Uuid;
 use corelog_core::api::LogSize;
+use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::image::Image;
 use corelog_runtime::driver::SocketHandle;
 use corelog_storage::log::FileRange;
@@ -229,6 +230,10 @@ pub enum Operation {
     LowerCheckpoint(String, i32, i64),
     /// Drop deleted partitions from the checkpoints, durably (shard 0).
     ForgetCheckpoints(Vec<(String, i32)>),
+    /// Take these values of the configuration file; answered when they are in force.
+    Reload(Arc<BrokerConfig>),
+    /// Answer: a sign of life.
+    Ping,
     /// Close connections and logs.
     Stop,
     /// Stop all shards and leave a clean marker (shard 0).

@@ -21,7 +21,7 @@ use corelog_core::fetch_session::{CacheLimits, SessionCache};
 use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
 use corelog_runtime::sync::{FifoMutex, Notify};
-use corelog_runtime::{Rt, ShardId};
+use corelog_runtime::{Rt, ShardId, vital};
 use corelog_storage::log_dir::LogDir;
 use corelog_storage::shard::ShardStorage;
 
@@ -64,8 +64,11 @@ pub struct ProducerIds {
 pub struct Shard {
     /// Tasks, time, files, sockets.
     pub rt: Rt,
-    /// The broker's configuration at start: file, command line, defaults.
+    /// The broker's configuration at start: file, command line, defaults. For keys that cannot
+    /// change while it runs.
     pub start_config: Arc<BrokerConfig>,
+    /// The same, with what the file said when it was read last.
+    static_config: RefCell<Arc<BrokerConfig>>,
     config: RefCell<Arc<BrokerConfig>>,
     /// Buffers, tail cache and counters of the logs.
     pub storage: Rc<ShardStorage>,
@@ -113,6 +116,7 @@ impl Shard {
             groups: Groups::new(&parts.rt),
             rt: parts.rt,
             start_config: Arc::clone(&parts.config),
+            static_config: RefCell::new(Arc::clone(&parts.config)),
             config: RefCell::new(parts.config),
             storage: parts.storage,
             stats: Stats::new(),
@@ -168,6 +172,15 @@ impl Shard {
     /// The broker's configuration now, dynamic changes included.
     pub fn config(&self) -> Arc<BrokerConfig> {
         Arc::clone(&self.config.borrow())
+    }
+
+    /// The configuration file's values in force, without dynamic changes.
+    pub(crate) fn static_config(&self) -> Arc<BrokerConfig> {
+        Arc::clone(&self.static_config.borrow())
+    }
+
+    pub(crate) fn set_static_config(&self, config: Arc<BrokerConfig>) {
+        *self.static_config.borrow_mut() = config;
     }
 
     pub(crate) fn set_config(&self, config: Arc<BrokerConfig>) {
@@ -342,7 +355,7 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             reply.send(Response::LogSizes(sizes, failed));
         }
         Request::ApplyImage(image) => answer(shard, "apply_image", reply, |shard| async move {
-            apply::apply_image(&shard, image).await;
+            vital(apply::apply_image(&shard, image)).await;
             Response::ImageApplied
         }),
         Request::Begin(start) => {
@@ -367,7 +380,7 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             Response::Stats(Box::new(stats))
         }),
         Request::Checkpoint => answer(shard, "checkpoint", reply, |shard| async move {
-            Response::Checkpoint(checkpoint(&shard).await)
+            Response::Checkpoint(vital(checkpoint(&shard)).await)
         }),
         Request::Marks => reply.send(Response::Checkpoint(marks(shard))),
         Request::Operate(operation) => operate(shard, operation, reply),
@@ -380,8 +393,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             let dir = shard.log_dir.borrow().clone();
             answer(shard, "lower_checkpoint", reply, |_| async move {
                 Response::Lowered(match dir {
-                    Some(dir) => dir
-                        .lower(&topic, partition, offset)
+                    Some(dir) => vital(dir.lower(&topic, partition, offset))
                         .await
                         .map_err(|e| e.to_string()),
                     None => Err("the log directory is not open on this shard".to_owned()),
@@ -392,17 +404,24 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             let dir = shard.log_dir.borrow().clone();
             answer(shard, "forget_checkpoints", reply, |_| async move {
                 Response::Lowered(match dir {
-                    Some(dir) => dir.forget(&partitions).await.map_err(|e| e.to_string()),
+                    Some(dir) => vital(dir.forget(&partitions))
+                        .await
+                        .map_err(|e| e.to_string()),
                     None => Err("the log directory is not open on this shard".to_owned()),
                 })
             });
         }
+        Operation::Reload(config) => answer(shard, "reload", reply, |shard| async move {
+            vital(apply::reload(&shard, config)).await;
+            Response::Done
+        }),
+        Operation::Ping => reply.send(Response::Done),
         Operation::Stop => answer(shard, "stop", reply, |shard| async move {
-            let (marks, clean) = stop(&shard).await;
+            let (marks, clean) = vital(stop(&shard)).await;
             Response::Stopped(marks, clean)
         }),
         Operation::Shutdown => answer(shard, "shutdown", reply, |shard| async move {
-            crate::daemon::shutdown::shutdown(&shard).await;
+            vital(crate::daemon::shutdown::shutdown(&shard)).await;
             Response::Done
         }),
         Operation::Exit => {

@@ -8,6 +8,7 @@ mod common;
 mod admin;
 mod configuration;
 mod consuming;
+mod daemon;
 mod durability;
 mod errors;
 mod groups;
@@ -18,6 +19,8 @@ mod limits;
 mod model;
 mod offline;
 mod operating;
+#[cfg(feature = "planted")]
+mod planted;
 mod producing;
 mod records;
 mod sessions;

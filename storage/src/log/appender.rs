@@ -27,6 +27,9 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let log = &self.0;
         let _turn = place.0.wait().await;
+        if log.shard.is_planted("panic-on-append") {
+            panic!("planted: panic-on-append");
+        }
         log.check_append()?;
         let config = log.config.borrow().clone();
         let mut header = parse_whole(&batch.bytes)?;

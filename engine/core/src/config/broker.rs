@@ -249,6 +249,17 @@ impl BrokerConfig {
             .or_else(|| broker_key(key)?.default)
     }
 
+    pub(super) fn settings(&self) -> &BTreeMap<&'static str, Setting> {
+        &self.settings
+    }
+
+    /// The configuration of checked settings, with nothing dynamic.
+    pub(super) fn of_settings(
+        settings: BTreeMap<&'static str, Setting>,
+    ) -> Result<BrokerConfig, ConfigError> {
+        Self::build(settings, ConfigMap::new())
+    }
+
     fn typed(&self, key: &str) -> Result<Option<Value>, ConfigError> {
         let row = broker_key(key)
             .ok_or_else(|| ConfigError::new(key, "", "Unknown broker config name"))?;

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod listeners;
 mod more_keys;
 mod properties;
+mod reload;
 mod topic;
 mod topic_keys;
 mod value;
@@ -28,6 +29,7 @@ pub use error::{ConfigError, Place, Warning};
 pub use keys::{ConfigKey, broker_key, topic_key};
 pub use listeners::{Endpoint, Listener};
 pub use properties::{Property, parse_properties};
+pub use reload::{ChangedKey, Reload};
 pub use topic::{CleanupPolicy, Compression, TimestampType, TopicConfig};
 pub use value::{
     AlterError, AlterOp, Value, alter_list, validate_broker_dynamic, validate_topic_override,

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 pub struct DataDir {
     path: PathBuf,
     starts: AtomicUsize,
+    /// Further arguments of every start.
+    arguments: Mutex<Vec<String>>,
 }
 
 impl DataDir {
@@ -46,7 +49,27 @@ impl DataDir {
         DataDir {
             path,
             starts: AtomicUsize::new(0),
+            arguments: Mutex::default(),
         }
+    }
+
+    /// Gives every later start a further argument.
+    #[cfg(feature = "planted")]
+    pub fn argument(&self, argument: &str) {
+        self.arguments.lock().unwrap().push(argument.to_owned());
+    }
+
+    /// Lets later starts go without them.
+    #[cfg(feature = "planted")]
+    pub fn without_arguments(&self) {
+        self.arguments.lock().unwrap().clear();
+    }
+
+    /// A file of the test's own beside the data.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path.join(name);
+        blocking::write_file(&path, text).unwrap();
+        path
     }
 
     /// What the broker gets as `log.dirs`.
@@ -80,11 +103,23 @@ impl DataDir {
         shards: usize,
         overrides: &[&str],
     ) -> Result<Broker, (ExitStatus, String)> {
+        self.try_start_in(file, shards, overrides, &[])
+    }
+
+    /// As [`DataDir::try_start`], with further variables of its environment.
+    pub fn try_start_in(
+        &self,
+        file: Option<&Path>,
+        shards: usize,
+        overrides: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Broker, (ExitStatus, String)> {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let said = self.path.join(format!("stdout.{start}"));
         let log = self.path.join(format!("stderr.{start}"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelogd"));
         command.args(file);
+        command.args(&*self.arguments.lock().unwrap());
         let mut set = |pair: &str| {
             command.args(["--override", pair]);
         };
@@ -100,6 +135,10 @@ impl DataDir {
             .stdout(create(&said))
             .stderr(create(&log))
             .env_remove("CORELOG_LOG")
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
+            .envs(environment.iter().copied())
             .spawn()
             .unwrap();
         let mut broker = Broker {
@@ -191,6 +230,11 @@ impl Broker {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.expect("the kernel tells").parse().unwrap()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.
