@@ -307,6 +307,11 @@ pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::Sha
             counters.failures,
         ),
         (
+            "corelog_segment_files_reopened",
+            "Files of active segments opened again after they were closed.",
+            counters.reopens,
+        ),
+        (
             "corelog_appends_refused_no_space",
             "Preparations refused by a full file system.",
             counters.no_space,

@@ -1,6 +1,7 @@
 //! Reading planned ranges from disk, on any shard: direct reads under the shard's budget, and the
 //! gate before a sendfile.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -55,11 +56,15 @@ pub async fn read_range(
         .cold_reads
         .acquire(aligned.min(shard.limits().cold_read_bytes))
         .await;
-    let file = File::from_handle(rt, range.segment.direct().clone());
+    let base = range.segment.base_offset();
+    let opened = range.segment.reader(rt).await;
+    check(range)?;
+    let opened = opened
+        .map_err(|error| ReadError::io(format_args!("cannot open segment {base}"), &error))?;
+    let file = File::from_handle(rt, opened);
     let (result, buf) = file
         .read_at(rt.pool().get(aligned), at - skip as u64, aligned)
         .await;
-    let base = range.segment.base_offset();
     let read = result
         .map_err(|error| ReadError::io(format_args!("cannot read segment {base}"), &error))?;
     check(range)?;
@@ -75,8 +80,9 @@ pub async fn read_range(
 /// Prepares a sendfile of a sealed range from `at` on: gives the buffered descriptor and how many
 /// bytes (at most `max`) are in the page cache, after bringing missing windows in through the ring,
 /// under the cold-read budget. Readers of the same window share its read; a reader in the second
-/// half of a window has the next one brought in. `None` when the segment is still active: read it
-/// with [`read_range`].
+/// half of a window has the next one brought in. `None` when the segment is still active, or where
+/// the file system cannot say what is cached ([`ShardStorage::can_sendfile`] is false from then on):
+/// read it with [`read_range`].
 pub async fn warm_range(
     rt: &Rt,
     shard: &Rc<ShardStorage>,
@@ -103,7 +109,14 @@ pub async fn warm_range(
     let mut ready = 0;
     let mut filled = None;
     for _ in 0..WARM_READS_MAX {
-        match rt.is_cached(&handle, at, len).map_err(io)? {
+        let cached = match rt.is_cached(&handle, at, len) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                shard.refuse_sendfile();
+                return Ok(None);
+            }
+            cached => cached.map_err(io)?,
+        };
+        match cached {
             Cached::All => {
                 ready = len;
                 break;

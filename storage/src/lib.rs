@@ -22,5 +22,6 @@ pub mod leader_epochs;
 pub mod log;
 pub mod log_dir;
 pub mod marks;
+mod open_files;
 pub mod producer_state;
 pub mod shard;

@@ -14,8 +14,8 @@ use corelog_runtime::BufferPool;
 use corelog_runtime::sync::Semaphore;
 
 use crate::fill::Fill;
-use crate::log::LogTail;
-use crate::log::SegmentFile;
+use crate::log::{LogInner, LogTail, OpenSegment, SegmentFile};
+use crate::open_files::OpenFiles;
 
 /// Buckets of the flush latency histogram: bucket `i` counts flushes below `2^i` µs, the last one
 /// all others.
@@ -28,11 +28,13 @@ pub struct StorageLimits {
     pub tail_cache_bytes: usize,
     /// Bytes of cold reads in flight.
     pub cold_read_bytes: usize,
-    /// Sealed segment files kept open.
+    /// Descriptors of segment files kept open: one of an active segment, two of a sealed one that
+    /// is read. Files at work are never closed, so that a few more may be open for a moment.
     pub open_segments: usize,
     /// Preparation steps (fallocate, zeroing) at a time.
     pub preparers: usize,
-    /// Segment files are opened with O_DIRECT; false where the file system refuses it.
+    /// Segment files are opened with O_DIRECT; false (`corelog.storage.io=buffered`) where the file
+    /// system refuses it: the same blocks then go through the page cache.
     pub direct: bool,
 }
 
@@ -41,7 +43,7 @@ impl Default for StorageLimits {
         Self {
             tail_cache_bytes: 64 << 20,
             cold_read_bytes: 2 << 20,
-            open_segments: 512,
+            open_segments: 1024,
             preparers: 2,
             direct: true,
         }
@@ -82,6 +84,10 @@ pub struct StorageCounters {
     pub zeroed_bytes: u64,
     /// Preparation steps refused by a full file system.
     pub no_space: u64,
+    /// Files of active segments opened again after they were closed.
+    pub reopens: u64,
+    /// Active files that gave their unused space back, because nothing was appended for long.
+    pub idle_trims: u64,
     /// Read plans made from the tail cache.
     pub tail_hits: u64,
     /// Read plans that had to look at the disk.
@@ -132,10 +138,10 @@ pub struct ShardStorage {
     pub(crate) tail_bytes: Rc<Cell<usize>>,
     /// One entry per entry of a tail, oldest first; eviction takes the oldest of that tail.
     tail_order: RefCell<VecDeque<Weak<LogTail>>>,
-    /// Sealed files in use, most recent last.
-    open_segments: RefCell<VecDeque<Arc<SegmentFile>>>,
+    open_files: RefCell<OpenFiles>,
     /// Windows of sealed files on their way into the page cache.
     pub(crate) fills: RefCell<Vec<Rc<Fill>>>,
+    sendfile_refused: Cell<bool>,
     sink: RefCell<Option<Rc<dyn CheckpointSink>>>,
     zeros: RefCell<Option<Bytes>>,
     #[cfg(feature = "planted")]
@@ -160,8 +166,9 @@ impl ShardStorage {
             preparers: Semaphore::new(limits.preparers.max(1)),
             tail_bytes: Rc::default(),
             tail_order: RefCell::default(),
-            open_segments: RefCell::default(),
+            open_files: RefCell::default(),
             fills: RefCell::default(),
+            sendfile_refused: Cell::new(false),
             sink: RefCell::default(),
             zeros: RefCell::default(),
             #[cfg(feature = "planted")]
@@ -182,6 +189,16 @@ impl ShardStorage {
     /// Bytes of written buffers kept for readers of the tail now.
     pub fn tail_bytes(&self) -> usize {
         self.tail_bytes.get()
+    }
+
+    /// False once a file system could not say which pages are in memory: without that a sendfile
+    /// might wait for the disk, so that sealed files are read on the ring.
+    pub fn can_sendfile(&self) -> bool {
+        !self.sendfile_refused.get()
+    }
+
+    pub(crate) fn refuse_sendfile(&self) {
+        self.sendfile_refused.set(true);
     }
 
     /// Who lowers checkpoint files before a cut. Without one, a cut below a checkpointed offset
@@ -256,24 +273,47 @@ impl ShardStorage {
         }
     }
 
+    /// Descriptors of segment files kept open now, about.
+    pub fn open_files(&self) -> usize {
+        self.open_files.borrow().descriptors()
+    }
+
     /// Keeps a sealed file open until others push it out.
     pub(crate) fn keep_open(&self, file: &Arc<SegmentFile>) {
-        let mut open = self.open_segments.borrow_mut();
-        if let Some(i) = open.iter().rposition(|f| Arc::ptr_eq(f, file)) {
-            if i + 1 == open.len() {
-                return;
-            }
-            open.remove(i);
+        self.open_files.borrow_mut().use_sealed(file);
+        self.close_over_limit();
+    }
+
+    /// Keeps the file of a segment that is not sealed open until others push it out.
+    pub(crate) fn keep_active_open(&self, log: &Rc<LogInner>, segment: &Rc<OpenSegment>) {
+        if !self.open_files.borrow().is_fresh(&segment.shared) {
+            self.open_files.borrow_mut().use_active(log, segment);
         }
-        open.push_back(file.clone());
-        while open.len() > self.limits.open_segments {
-            open.pop_front();
-        }
+        self.close_over_limit();
+    }
+
+    /// Closes files over the limit, as far as they are not at work: called when work ended, too.
+    pub(crate) fn close_over_limit(&self) {
+        self.close_files(self.limits.open_segments);
     }
 
     pub(crate) fn forget_open(&self, file: &Arc<SegmentFile>) {
-        self.open_segments
-            .borrow_mut()
-            .retain(|f| !Arc::ptr_eq(f, file));
+        self.open_files.borrow_mut().forget(file);
+    }
+
+    /// The process has no descriptor left: half of the files are closed.
+    pub(crate) fn close_half(&self) {
+        self.close_files(self.open_files() / 2);
+    }
+
+    fn close_files(&self, limit: usize) {
+        if self.open_files.borrow().descriptors() <= limit {
+            return;
+        }
+        let is_buffered = !self.limits.direct;
+        let to_flush = self.open_files.borrow_mut().shrink(limit, is_buffered);
+        for log in to_flush {
+            log.want_flush_of_all();
+        }
     }
 }

@@ -17,14 +17,14 @@ use corelog_storage::log::{AppendError, Log, LogError, LogParams, ReadError};
 use corelog_storage::log_dir::StartKind;
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
-use stories::{append, batch, fetch, params, small_segments, story};
+use stories::{append, batch, fetch, limits, params, small_segments, story};
 
 /// `LogAppendTime` stamps the batch and keeps its CRC right.
 #[test]
 fn r03_log_append_time_is_stamped() {
     let world = SimWorld::new(1, SimConfig::default());
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let config = LogConfig {
             timestamp: TimestampRule::LogAppendTime,
             ..LogConfig::default()
@@ -56,7 +56,7 @@ fn r33_disk_full_refuses_appends_and_recovers() {
     let world = SimWorld::new(2, SimConfig::default());
     let inner = world.clone();
     story(&world, async move |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let log = Log::create(
             &rt,
             &shard,
@@ -94,7 +94,7 @@ fn r33_io_error_stops_the_log() {
     let world = SimWorld::new(3, SimConfig::default());
     let inner = world.clone();
     story(&world, async move |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let log = Log::create(
             &rt,
             &shard,
@@ -137,7 +137,7 @@ fn r21_reads_end_at_the_limit() {
     story(&world, async |rt| {
         let limits = StorageLimits {
             tail_cache_bytes: 10_000,
-            ..StorageLimits::default()
+            ..limits()
         };
         let shard = ShardStorage::new(limits);
         let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
@@ -191,7 +191,7 @@ fn r01_a_cut_is_seen_by_everyone() {
     story(&world, async |rt| {
         let shard = ShardStorage::new(StorageLimits {
             tail_cache_bytes: 0,
-            ..StorageLimits::default()
+            ..limits()
         });
         let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
             .await
@@ -227,7 +227,7 @@ fn r01_a_cut_is_seen_by_everyone() {
 fn r32_damage_is_reported_and_its_bytes_are_kept() {
     let world = SimWorld::new(7, SimConfig::default());
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let log = Log::create(
             &rt,
             &shard,
@@ -247,7 +247,7 @@ fn r32_damage_is_reported_and_its_bytes_are_kept() {
         .unwrap();
     world.kill_process();
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let opened = Log::open(
             &rt,
             &shard,
@@ -274,7 +274,7 @@ fn r32_what_is_missing_below_the_recovery_point_is_damage() {
     for (recovery_point, is_damage) in [(3, true), (0, false)] {
         let world = SimWorld::new(7, SimConfig::default());
         story(&world, async |rt| {
-            let shard = ShardStorage::new(StorageLimits::default());
+            let shard = ShardStorage::new(limits());
             let opened = params(StartKind::Clean, 0, LogConfig::default());
             let log = Log::create(&rt, &shard, opened).await.unwrap();
             for _ in 0..3 {
@@ -288,7 +288,7 @@ fn r32_what_is_missing_below_the_recovery_point_is_damage() {
         world.damage(path, 2 * size + 100, b"?").unwrap();
         world.kill_process();
         story(&world, async |rt| {
-            let shard = ShardStorage::new(StorageLimits::default());
+            let shard = ShardStorage::new(limits());
             let opened = params(StartKind::Unclean, recovery_point, LogConfig::default());
             let (log, report) = Log::open(&rt, &shard, opened).await.unwrap();
             assert_eq!((log.marks().log_end, report.damaged), (2, is_damage));
@@ -302,7 +302,7 @@ fn r32_what_is_missing_below_the_recovery_point_is_damage() {
 fn a_deleted_log_is_gone() {
     let world = SimWorld::new(8, SimConfig::default());
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, small_segments()))
             .await
             .unwrap();
@@ -327,7 +327,7 @@ fn a_deleted_log_is_gone() {
 fn r30_flush_ms_works_on_an_idle_partition() {
     let world = SimWorld::new(9, SimConfig::default());
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let log = Log::create(
             &rt,
             &shard,
@@ -357,7 +357,7 @@ fn preparation_goes_on_in_whole_blocks_after_a_stop() {
     let world = SimWorld::new(4, SimConfig::default());
     for start in [StartKind::Clean, StartKind::Unclean] {
         story(&world, async |rt| {
-            let shard = ShardStorage::new(StorageLimits::default());
+            let shard = ShardStorage::new(limits());
             let opened = params(start, 0, LogConfig::default());
             let path = opened.dir.join("00000000000000000000.log");
             let log = match start {
@@ -382,7 +382,7 @@ fn preparation_goes_on_in_whole_blocks_after_a_stop() {
 fn r30_flush_ms_binds_what_was_acknowledged_under_it() {
     let world = SimWorld::new(9, SimConfig::default());
     story(&world, async |rt| {
-        let shard = ShardStorage::new(StorageLimits::default());
+        let shard = ShardStorage::new(limits());
         let with = |ms| LogConfig {
             flush: FlushPolicy { messages: None, ms },
             ..LogConfig::default()
@@ -440,7 +440,7 @@ fn r31_the_log_on_the_real_kernel() {
 async fn on_the_real_kernel(rt: &Rt, dir: &std::path::Path) {
     let limits = StorageLimits {
         tail_cache_bytes: 1 << 16,
-        ..StorageLimits::default()
+        ..limits()
     };
     let flush = FlushPolicy {
         messages: Some(50),

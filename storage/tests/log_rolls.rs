@@ -76,7 +76,10 @@ async fn minutes_to_roll(rt: &Rt, log: &Log) -> u64 {
 
 fn story<F: Future>(main: impl FnOnce(Rt, Rc<ShardStorage>) -> F) -> F::Output {
     let world = SimWorld::new(1, SimConfig::default());
-    let shard = ShardStorage::new(StorageLimits::default());
+    let shard = ShardStorage::new(StorageLimits {
+        direct: !env!("CARGO_CRATE_NAME").ends_with("_buffered"),
+        ..StorageLimits::default()
+    });
     run_until_crash(&world, |rt| main(rt, shard)).expect("no crash is planned")
 }
 

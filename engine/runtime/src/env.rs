@@ -70,8 +70,12 @@ impl fmt::Display for EnvError {
             }
             Self::NoDirectIo(path, why) => write!(
                 f,
-                "{} does not take direct I/O ({why}): use a directory on ext4 or XFS",
-                path.display()
+                "{} is on {} and does not take direct I/O ({why}): use a directory on ext4 or XFS, or \
+                 set corelog.storage.io=buffered",
+                path.display(),
+                file_system_of(path)
+                    .as_deref()
+                    .unwrap_or("an unknown file system")
             ),
         }
     }
@@ -166,6 +170,26 @@ fn dio_align(file: &std::fs::File) -> io::Result<u32> {
     }
 }
 
+/// The type of the file system that holds an existing path, as mount(8) names it; `None` when
+/// /proc does not tell. Blocks.
+pub fn file_system_of(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let file = blocking::open_file(path).ok()?;
+    let device = file.metadata().ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let mounts = blocking::read_to_string("/proc/self/mountinfo").ok()?;
+    mount_type(&mounts, &format!("{major}:{minor}"))
+}
+
+/// The type of the mount of that device, from the text of mountinfo.
+fn mount_type(mounts: &str, device: &str) -> Option<String> {
+    let of_device = |line: &&str| line.split(' ').nth(2) == Some(device);
+    let line = mounts.lines().find(of_device)?;
+    // Optional fields end with a lone dash.
+    let (_, rest) = line.split_once(" - ")?;
+    Some(rest.split(' ').next()?.to_owned())
+}
+
 fn kernel_release() -> String {
     let release = blocking::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release.trim().to_owned()
@@ -223,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn the_type_of_a_mount_is_found_by_its_device() {
+        let mounts = "22 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw\n\
+                      30 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw\n";
+        assert_eq!(mount_type(mounts, "254:0").as_deref(), Some("ext4"));
+        assert_eq!(mount_type(mounts, "0:20").as_deref(), Some("proc"));
+        assert_eq!(mount_type(mounts, "0:2"), None);
+        assert_eq!(
+            file_system_of(Path::new("/proc/self")).as_deref(),
+            Some("proc")
+        );
+    }
+
+    #[test]
     fn this_machine_is_fit_or_says_why() {
         let report = check_environment().expect("tests need io_uring");
         assert!(report.open_files_max > 0);
@@ -238,7 +275,7 @@ mod tests {
             (EnvError::UringFailed("ENOMEM".into()), "ulimit"),
             (
                 EnvError::NoDirectIo("/x".into(), "no".into()),
-                "ext4 or XFS",
+                "ext4 or XFS, or set corelog.storage.io=buffered",
             ),
         ];
         for (error, advice) in refusals {

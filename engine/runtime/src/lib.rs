@@ -43,7 +43,7 @@ pub use crash::vital;
 pub use driver::{
     Advice, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, SocketHandle, Stat,
 };
-pub use env::{EnvError, EnvReport, check_direct_io, check_environment};
+pub use env::{EnvError, EnvReport, check_direct_io, check_environment, file_system_of};
 pub use files::File;
 pub use gateway::{Gateway, ReplyHandle};
 pub use mesh::{Mesh, MeshSeed, Reply, mesh};

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use corelog_core::config::StorageIo;
 use corelog_core::metadata::{
     BrokerEndpoint, BrokerRegistration, Image, encode_records, register_broker,
 };
@@ -41,6 +42,7 @@ pub async fn shard_main(rt: Rt, seed: MeshSeed<Request, Response>, shared: Arc<S
         tail_cache_bytes: shared.memory.tail_cache_bytes,
         cold_read_bytes: shared.memory.cold_read_bytes,
         open_segments: shared.open_segments,
+        direct: shared.config.storage_io == StorageIo::Direct,
         ..StorageLimits::default()
     };
     let storage = ShardStorage::new(limits);

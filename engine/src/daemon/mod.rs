@@ -7,6 +7,7 @@
 pub mod background;
 pub mod boot;
 mod crash;
+mod descriptors;
 mod logging;
 mod memory;
 mod notify;
@@ -32,6 +33,7 @@ use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shar
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::boot::{Bound, advertise, shard_main};
+use self::descriptors::Descriptors;
 use self::memory::ShardMemory;
 use self::notify::Watchdog;
 use self::signals::Asked;
@@ -90,7 +92,7 @@ pub struct Shared {
     pub advertised: Vec<BrokerEndpoint>,
     /// Memory of one shard.
     pub memory: ShardMemory,
-    /// Sealed segment files one shard keeps open.
+    /// Descriptors of segment files one shard keeps open.
     pub open_segments: usize,
     /// Connections open at once.
     pub connections_max: usize,
@@ -202,11 +204,6 @@ fn read_config(options: &Options) -> Result<BrokerConfig, StartError> {
             "log.dirs={dirs}: one directory is served; name one"
         )));
     }
-    if config.storage_io == StorageIo::Buffered {
-        return Err(StartError(
-            "corelog.storage.io=buffered: only direct I/O is served; use a directory on ext4 or XFS".to_owned(),
-        ));
-    }
     Ok(config)
 }
 
@@ -219,6 +216,15 @@ fn check_log_dir(config: &BrokerConfig) -> Result<(), StartError> {
         ))
     };
     blocking::create_dir_all(&dir).map_err(cannot)?;
+    if config.storage_io == StorageIo::Buffered {
+        let system = corelog_runtime::file_system_of(&dir);
+        tracing::warn!(
+            "corelog.storage.io=buffered: segments of {} ({}) go through the page cache; direct I/O is faster where it works",
+            dir.display(),
+            system.as_deref().unwrap_or("unknown file system")
+        );
+        return Ok(());
+    }
     corelog_runtime::check_direct_io(&dir)
         .map(|_| ())
         .map_err(start_error)
@@ -248,16 +254,15 @@ fn start_shards(
     let specs = shards::specs(cpus, config.shards, 0);
     let memory = memory::share(total, specs.len());
     let specs = shards::specs(cpus, config.shards, memory.pool_bytes);
-    let quarter = usize::try_from(open_files_max / 4).unwrap_or(usize::MAX);
+    let files = Descriptors::of(open_files_max, specs.len(), config.max_connections);
+    tracing::info!("{files}");
     let (ready, on_ready) = bounded(1);
     let shared = Arc::new(Shared {
         advertised: advertise(&config.advertised_listeners, &ports),
         listeners,
         memory,
-        // A quarter of the files for connections, a quarter for sealed segments (two each), shared
-        // by the shards; the rest for active segments.
-        open_segments: quarter / 2 / specs.len().max(1),
-        connections_max: quarter.min(config.max_connections as usize),
+        open_segments: files.segments_per_shard,
+        connections_max: files.connections,
         load: specs.iter().map(|_| AtomicUsize::new(0)).collect(),
         planted: options.planted.clone(),
         ready,

@@ -35,6 +35,9 @@ use crate::groups::{self, Groups};
 use crate::request_memory::RequestMemory;
 use crate::stats::{ShardStats, Stats};
 
+/// Logs closed at a time: their flushes meet in the same commits of the file system's journal.
+const CLOSE_AT_ONCE: usize = 64;
+
 /// What a shard is made from.
 pub struct ShardParts {
     /// Its runtime.
@@ -495,14 +498,24 @@ async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
     groups::stop(shard);
     let mut clean = !shard.undeleted.get() && shard.offline.is_empty();
     let mut closed = Vec::new();
-    for partition in shard.partitions() {
-        partition.fire_waiters();
-        if let Err(error) = partition.log.close().await {
-            tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
-                "the log did not close cleanly; it will be recovered at the next start");
-            clean = false;
+    for group in shard.partitions().chunks(CLOSE_AT_ONCE) {
+        let mut closing = Vec::with_capacity(group.len());
+        for partition in group {
+            partition.fire_waiters();
+            let log = partition.log.clone();
+            let task = async move { log.close().await };
+            closing.push(shard.rt.spawn("close_log", task));
         }
-        closed.push(marks_of(&partition));
+        for (partition, task) in group.iter().zip(closing) {
+            let ended = task.await;
+            if !matches!(ended, Some(Ok(_))) {
+                let error = ended.map(Result::err);
+                tracing::error!(topic = %partition.topic, partition = partition.key.partition, ?error,
+                    "the log did not close cleanly; it will be recovered at the next start");
+                clean = false;
+            }
+            closed.push(marks_of(partition));
+        }
     }
     (closed, clean)
 }
@@ -543,6 +556,11 @@ fn stats(shard: &Shard) -> ShardStats {
             "corelog_partitions_offline",
             "Partitions whose logs cannot be opened.",
             shard.offline.len() as i64,
+        ),
+        (
+            "corelog_segment_files_open",
+            "Descriptors of segment files kept open, about.",
+            shard.storage.open_files() as i64,
         ),
         (
             "corelog_tail_bytes",

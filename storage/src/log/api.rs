@@ -172,6 +172,11 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
+/// The file system knows no such operation.
+pub(crate) fn is_unsupported(result: &io::Result<()>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::Unsupported)
+}
+
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

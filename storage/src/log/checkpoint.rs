@@ -20,22 +20,26 @@ impl Log {
     /// Makes recovery cheap: flushes the log, then index files, epochs and a producer snapshot up
     /// to that offset. The answer is the new recovery point (also in [`Log::marks`]); the caller
     /// writes it to the directory's checkpoint file, from the marks as they are when that write
-    /// begins. A partition without news since the last call gives its buffers back.
+    /// begins. A partition without news since the last call gives back its buffers, the space
+    /// prepared past its last block, and its descriptor.
     pub async fn checkpoint(&self) -> Result<i64, LogError> {
         let log = &self.0;
         let _turn = log.maintenance.lock().await;
         log.check()?;
-        {
+        let (end, is_idle, is_done) = {
             let mut state = log.state.borrow_mut();
             let end = state.marks.log_end;
-            if std::mem::replace(&mut state.idle_end, end) == end {
-                state.active().writer.borrow_mut().release_memory();
-            }
-            if state.marks.recovery_point == end {
-                return Ok(end);
-            }
+            let is_idle = std::mem::replace(&mut state.idle_end, end) == end;
+            (end, is_idle, state.marks.recovery_point == end)
+        };
+        let point = match is_done {
+            true => end,
+            false => log.checkpoint_now().await?,
+        };
+        if is_idle {
+            log.rest().await?;
         }
-        log.checkpoint_now().await
+        Ok(point)
     }
 
     /// Clean stop: no append is accepted any more; everything is flushed, the active file trimmed
@@ -147,7 +151,7 @@ impl LogInner {
     }
 
     /// An error beside the log itself: without space the log lives on, others end it.
-    fn soft_failure(&self, what: &str, error: &io::Error) -> LogError {
+    pub(super) fn soft_failure(&self, what: &str, error: &io::Error) -> LogError {
         // Too many open files, or no memory for one: as passing as a full disk.
         if matches!(error.raw_os_error(), Some(12 | 23 | 24)) {
             tracing::warn!(what, %error, "put off");
@@ -188,10 +192,11 @@ impl LogInner {
         let active = self.state.borrow().active();
         self.settle(&active).await?;
         let trim = async {
-            active.file.ftruncate(active.size()).await?;
+            let file = self.file(&active).await?;
+            file.ftruncate(active.size()).await?;
             active.prepared_end.set(active.size());
             active.allocated_end.set(active.size());
-            active.file.fdatasync().await?;
+            file.fdatasync().await?;
             let dir = self.dir.borrow().clone();
             unlink_if_there(&self.rt, &dir.join(PREPARED_NAME)).await
         };
@@ -207,6 +212,8 @@ impl LogInner {
             state.next_file = NextFile::None;
             active.shared.next_generation();
         }
+        self.shard.forget_open(&active.shared);
+        active.shared.close();
         self.end_waits(i64::MIN);
         self.tail.clear();
         // The callback may hold the log: let go of each other.
@@ -225,6 +232,8 @@ impl LogInner {
         for segment in &open {
             let _ = self.settle(segment).await;
             segment.shared.next_generation();
+            self.shard.forget_open(&segment.shared);
+            segment.shared.close();
         }
         {
             let mut state = self.state.borrow_mut();

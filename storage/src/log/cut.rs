@@ -137,7 +137,11 @@ impl LogInner {
     }
 
     /// The segment and the batch boundary at which a log that ends at or below `offset` ends.
-    async fn find_cut(&self, active: &Rc<OpenSegment>, offset: i64) -> io::Result<CutPoint> {
+    async fn find_cut(
+        self: &Rc<Self>,
+        active: &Rc<OpenSegment>,
+        offset: i64,
+    ) -> io::Result<CutPoint> {
         let sealed = self
             .state
             .borrow()
@@ -162,7 +166,7 @@ impl LogInner {
             }
             _ => (
                 active.base_offset,
-                active.file.clone(),
+                self.file(active).await?,
                 active.size(),
                 active.index.borrow().clone(),
             ),
@@ -254,15 +258,9 @@ impl LogInner {
         let flushed_end = point.offset;
         let partial = read_partial_block(&self.rt, &point.file, point.position).await?;
         let path = segment_path(&self.dir.borrow(), point.base, LOG);
-        let shared = SegmentFile::new(point.base, path, false, point.file.handle().clone());
-        let segment = OpenSegment::new(
-            point.file,
-            shared,
-            point.position,
-            point.offset,
-            partial,
-            point.index,
-        );
+        let options = segment_options(self.shard.limits().direct, true);
+        let shared = SegmentFile::new(point.base, path, false, options, None);
+        let segment = OpenSegment::new(shared, point.position, point.offset, partial, point.index);
         self.set_roll_chance(&segment);
         let (gone, open) = {
             let mut state = self.state.borrow_mut();

@@ -11,6 +11,7 @@ mod appender;
 mod checkpoint;
 mod cut;
 mod files;
+mod idle;
 mod open;
 mod preparer;
 mod producers;
@@ -40,6 +41,7 @@ pub use api::{
     AppendError, Appended, FileRange, LogError, LogParams, ReadError, ReadPlan, RecoveryReport,
     ValidatedBatch,
 };
+pub(crate) use segment::OpenSegment;
 pub use segment::SegmentFile;
 pub(crate) use tail::LogTail;
 
@@ -50,7 +52,7 @@ use crate::marks::{LiveMarks, Marks};
 use crate::producer_state::{ActiveProducer, ProducerState};
 use crate::shard::ShardStorage;
 use roll::NextFile;
-use segment::{OpenSegment, SealedSegment};
+use segment::SealedSegment;
 use waiters::Waiters;
 
 /// Cuts remembered for waits that began before them.

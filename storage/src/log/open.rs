@@ -256,10 +256,10 @@ impl Opening<'_> {
     ) -> io::Result<Rc<OpenSegment>> {
         let partial = read_partial_block(self.rt, &file, len).await?;
         let path = segment_path(&self.params.dir, base, LOG);
-        let shared = SegmentFile::new(base, path, false, file.handle().clone());
-        Ok(OpenSegment::new(
-            file, shared, len, end_offset, partial, index,
-        ))
+        // Nobody appends yet: the file closes, and is opened by the first who does.
+        let options = segment_options(self.shard.limits().direct, true);
+        let shared = SegmentFile::new(base, path, false, options, None);
+        Ok(OpenSegment::new(shared, len, end_offset, partial, index))
     }
 
     pub fn index_interval(&self) -> u64 {

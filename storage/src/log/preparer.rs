@@ -12,11 +12,13 @@ use std::rc::Rc;
 use corelog_runtime::{FallocateMode, File};
 
 use super::{AppendError, LogInner};
-use crate::log::api::is_no_space;
+use crate::log::api::{is_no_space, is_unsupported};
 use crate::log::segment::OpenSegment;
 use crate::log::writer::{align_down, align_up};
 
-/// First step, and the smallest while there is space.
+/// First step: most partitions of a broker with many are idle but for a record now and then.
+const STEP_BYTES_FIRST: u64 = 16 << 10;
+/// The smallest of the others while there is space.
 const STEP_BYTES_MIN: u64 = 256 << 10;
 /// Largest step.
 const STEP_BYTES_MAX: u64 = 256 << 20;
@@ -100,7 +102,7 @@ impl LogInner {
         let result = self.prepare_step(segment, align_up(needed_end)).await;
         if result.as_ref().is_err_and(is_no_space) {
             self.shard.count(|c| c.no_space += 1);
-            segment.prepare_step.set(STEP_BYTES_MIN);
+            segment.prepare_step.set(0);
         }
         segment.preparing.set(false);
         segment.progress.notify_all();
@@ -117,14 +119,15 @@ impl LogInner {
         let step = self.next_step(segment);
         let room = self.config.borrow().segment_bytes.saturating_sub(from);
         let end = align_up(from + step.min(room)).max(needed_end);
-        let end = self.allocate(segment, end, needed_end).await?;
+        let file = self.file(segment).await?;
+        let end = self.allocate(segment, &file, end, needed_end).await?;
         if self.profits_from_zeros() {
             let is_over = || segment.prepare_urgent.get() || segment.rolled.get();
-            self.write_zeros(&segment.file, from, end, is_over).await?;
+            self.write_zeros(&file, from, end, is_over).await?;
         }
         if self.flushes_often() {
             // RWF_DSYNC writes make their own bytes durable; the size they need must be before.
-            segment.file.fdatasync().await?;
+            file.fdatasync().await?;
             segment.durable_len.set(segment.durable_len.get().max(end));
         }
         segment.prepared_end.set(end);
@@ -138,6 +141,7 @@ impl LogInner {
     async fn allocate(
         &self,
         segment: &OpenSegment,
+        file: &File,
         end: u64,
         needed_end: u64,
     ) -> std::io::Result<u64> {
@@ -157,7 +161,12 @@ impl LogInner {
                 return Ok(from.min(end).max(needed_end));
             }
             let mode = FallocateMode::Extend;
-            match segment.file.fallocate(mode, from, to - from).await {
+            let mut result = file.fallocate(mode, from, to - from).await;
+            if is_unsupported(&result) {
+                // Such a file system gives space to what is written, so that is what is done.
+                result = self.fill(file, from, to).await;
+            }
+            match result {
                 Ok(()) => {
                     segment.allocated_end.set(to);
                     return Ok(end.min(to));
@@ -174,7 +183,7 @@ impl LogInner {
         let last = segment.prepare_step.get();
         let lasted_ms = self.now_ms().saturating_sub(segment.prepared_at_ms.get());
         let step = match last {
-            0 => STEP_BYTES_MIN,
+            0 => STEP_BYTES_FIRST,
             _ if lasted_ms < STEP_MS => (last * 2).min(STEP_BYTES_MAX),
             _ => (last / 2).max(STEP_BYTES_MIN),
         };
@@ -185,7 +194,7 @@ impl LogInner {
     /// Bytes of one fallocate for steps of this size: shrunk as free space shrinks.
     pub(super) async fn allocation_bytes(&self, step: u64) -> u64 {
         if step < STEP_BYTES_GROUPED {
-            return step.max(STEP_BYTES_MIN);
+            return step;
         }
         let wanted = (step * STEPS_PER_ALLOCATION).min(STEP_BYTES_MAX).max(step);
         let dir = self.dir.borrow().clone();
@@ -204,9 +213,23 @@ impl LogInner {
 
     /// Small writes and durable ones are faster where the extents were written before.
     pub(super) fn profits_from_zeros(&self) -> bool {
+        if !self.shard.limits().direct {
+            return false;
+        }
         let counters = self.shard.counters();
         self.flushes_often()
             || counters.append_bytes < counters.appends.saturating_mul(SMALL_APPEND_BYTES)
+    }
+
+    /// Room where there is no fallocate: zeros over all of the range.
+    pub(super) async fn fill(&self, file: &File, from: u64, end: u64) -> std::io::Result<()> {
+        let mut at = align_up(from);
+        while at < end {
+            let piece_end = end.min(at + ZERO_STEP_BYTES_MAX);
+            self.write_zeros(file, at, piece_end, || false).await?;
+            at = piece_end;
+        }
+        Ok(())
     }
 
     /// Turns unwritten extents into written ones: 1.3x to 3x for small and durable writes later.

@@ -104,14 +104,15 @@ impl LogInner {
     fn start_write(self: &Rc<Self>, segment: &Rc<OpenSegment>, write: WriteOut, dsync: bool) {
         let (log, segment) = (self.clone(), segment.clone());
         self.background("log write", async move {
-            let result = segment
-                .file
-                .write_at(write.bufs, write.position, dsync)
-                .await;
-            match result {
+            let write_at = async {
+                let file = log.file(&segment).await?;
+                file.write_at(write.bufs, write.position, dsync).await
+            };
+            match write_at.await {
                 Ok(()) => {
                     segment.writer.borrow_mut().on_written(write.id);
                     segment.progress.notify_all();
+                    log.shard.close_over_limit();
                     log.advance();
                     log.pump_segment_unless_failed(&segment);
                 }
@@ -233,11 +234,11 @@ impl LogInner {
     }
 
     /// fdatasync of a segment's file: covers what was written when it was submitted, no more.
-    pub async fn flush_segment(&self, segment: &Rc<OpenSegment>) -> io::Result<()> {
+    pub async fn flush_segment(self: &Rc<Self>, segment: &Rc<OpenSegment>) -> io::Result<()> {
         let target = segment.writer.borrow().flush_target();
         let durable_len = segment.prepared_end.get();
         let started = self.rt.now();
-        segment.file.fdatasync().await?;
+        self.file(segment).await?.fdatasync().await?;
         let took = self.rt.now().saturating_duration_since(started);
         self.shard
             .count_flush(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

@@ -204,11 +204,15 @@ impl LogInner {
     pub async fn view(self: &Rc<Self>, segment: &Segment) -> Result<View, ReadError> {
         match segment {
             Segment::Open(open) => {
-                let writer = open.writer.borrow();
-                let (size, end_offset) = (writer.written_offset_pos(), writer.written_offset());
-                drop(writer);
+                let (size, end_offset) = open.written();
                 let shared = open.shared.clone();
-                let (generation, file) = (shared.generation(), open.file.clone());
+                let generation = shared.generation();
+                let file = self.file(open).await.map_err(|error| {
+                    ReadError::io(
+                        format_args!("cannot open segment {}", open.base_offset),
+                        &error,
+                    )
+                })?;
                 Ok(View {
                     shared,
                     generation,
@@ -221,7 +225,13 @@ impl LogInner {
             Segment::Sealed(sealed) => {
                 let shared = self.open_sealed(sealed).await?;
                 let generation = shared.generation();
-                let file = File::from_handle(&self.rt, shared.direct().clone());
+                let handle = shared.open_own(&self.rt).await.map_err(|error| {
+                    ReadError::io(
+                        format_args!("cannot open segment {}", sealed.base_offset),
+                        &error,
+                    )
+                })?;
+                let file = File::from_handle(&self.rt, handle);
                 let index = self.sealed_index(sealed, &file).await;
                 let index = index.map_err(|error| ReadError::io("cannot read an index", &error))?;
                 let (size, end_offset) = (sealed.size, sealed.end_offset.get());
@@ -252,7 +262,8 @@ impl LogInner {
         // Another reader may have been faster: ranges of one file share its generation.
         let open = sealed.file.borrow().upgrade();
         let shared = open.unwrap_or_else(|| {
-            let shared = SegmentFile::new(sealed.base_offset, path, true, file.handle().clone());
+            let handle = Some(file.handle().clone());
+            let shared = SegmentFile::new(sealed.base_offset, path, true, options, handle);
             *sealed.file.borrow_mut() = Arc::downgrade(&shared);
             shared
         });

@@ -12,7 +12,7 @@ use corelog_runtime::{Advice, FallocateMode, File, OpenOptions};
 use super::{AppendError, LogError, LogInner};
 use crate::config::LogConfig;
 use crate::index::IndexBuilder;
-use crate::log::api::is_no_space;
+use crate::log::api::{is_no_space, is_unsupported};
 use crate::log::files::replace_derived_files;
 use crate::log::read::Segment;
 use crate::log::scan::{LOOKUP_BYTES, Scanner};
@@ -128,10 +128,12 @@ impl LogInner {
         let dir = self.dir.borrow().clone();
         let path = segment_path(&dir, base_offset, LOG);
         self.rt.rename(dir.join(PREPARED_NAME), &path).await?;
-        let shared = SegmentFile::new(base_offset, path, false, file.handle().clone());
+        let options = segment_options(self.shard.limits().direct, true);
+        let handle = Some(file.handle().clone());
+        let shared = SegmentFile::new(base_offset, path, false, options, handle);
         let interval = self.index_interval();
         let index = IndexBuilder::new(base_offset, interval);
-        let segment = OpenSegment::new(file, shared, 0, base_offset, Vec::new(), index);
+        let segment = OpenSegment::new(shared, 0, base_offset, Vec::new(), index);
         segment.prepared_end.set(allocated_end.min(NEXT_FILE_BYTES));
         segment.allocated_end.set(allocated_end);
         segment.durable_len.set(allocated_end);
@@ -174,11 +176,12 @@ impl LogInner {
             return Ok(());
         }
         let size = old.size();
-        old.file.ftruncate(size).await?;
+        let file = self.file(old).await?;
+        file.ftruncate(size).await?;
         next.entered.set(true);
         self.advance();
         let target = old.writer.borrow().flush_target();
-        old.file.fdatasync().await?;
+        file.fdatasync().await?;
         let dir = self.dir.borrow().clone();
         self.rt.sync_dir(&dir).await?;
         old.writer.borrow_mut().on_flushed(target);
@@ -205,7 +208,7 @@ impl LogInner {
             replace_derived_files(&self.rt, &dir, files).await?;
         }
         // Sendfile shall begin with no stale page. A hint: a refusal loses nothing.
-        let _hint = old.file.fadvise(Advice::DontNeed, 0, 0).await;
+        let _hint = file.fadvise(Advice::DontNeed, 0, 0).await;
         old.shared.set_sealed();
         old.writer.borrow_mut().release_memory();
         let sealed = SealedSegment::new(old.base_offset, next.base_offset, size);
@@ -280,6 +283,10 @@ impl LogInner {
         if result.as_ref().is_err_and(is_no_space) && bytes > least {
             bytes = least;
             result = file.fallocate(FallocateMode::Extend, 0, bytes).await;
+        }
+        if is_unsupported(&result) {
+            bytes = least;
+            result = self.fill(&file, 0, bytes).await;
         }
         result?;
         if self.profits_from_zeros() {

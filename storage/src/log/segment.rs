@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use corelog_runtime::sync::Notify;
-use corelog_runtime::{Advice, File, FileHandle, OpenOptions, Rt};
+use corelog_runtime::{Advice, FileHandle, OpenOptions, Rt};
 
 use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
 use crate::log::writer::TailWriter;
@@ -43,8 +43,11 @@ pub struct SegmentFile {
     path: PathBuf,
     sealed: AtomicBool,
     generation: AtomicU64,
-    direct: FileHandle,
+    options: OpenOptions,
+    own: Mutex<Option<FileHandle>>,
     buffered: Mutex<Option<FileHandle>>,
+    /// Its place among the open files of its shard; 0 = none.
+    last_use: AtomicU64,
 }
 
 impl fmt::Debug for SegmentFile {
@@ -62,7 +65,8 @@ impl SegmentFile {
         base_offset: i64,
         path: PathBuf,
         sealed: bool,
-        direct: FileHandle,
+        options: OpenOptions,
+        handle: Option<FileHandle>,
     ) -> Arc<Self> {
         let (sealed, generation) = (AtomicBool::new(sealed), AtomicU64::new(0));
         Arc::new(Self {
@@ -70,9 +74,40 @@ impl SegmentFile {
             path,
             sealed,
             generation,
-            direct,
+            options,
+            own: Mutex::new(handle),
             buffered: Mutex::new(None),
+            last_use: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_last_use(&self, at: u64) {
+        self.last_use.store(at, Ordering::Relaxed);
+    }
+
+    /// The segment's own descriptor, if it is open.
+    pub(crate) fn own(&self) -> Option<FileHandle> {
+        lock(&self.own).clone()
+    }
+
+    /// Opens the segment's own descriptor, or gives the one that is open.
+    pub(crate) async fn open_own(&self, rt: &Rt) -> io::Result<FileHandle> {
+        if let Some(open) = self.own() {
+            return Ok(open);
+        }
+        let file = rt.open(&self.path, self.options).await?;
+        // Another task may have been faster.
+        Ok(lock(&self.own).get_or_insert(file.handle().clone()).clone())
+    }
+
+    /// Lets go of the descriptor; operations in flight hold theirs until they end.
+    pub(crate) fn close(&self) {
+        let closed = lock(&self.own).take();
+        drop(closed);
     }
 
     /// Offset of its first record.
@@ -98,9 +133,17 @@ impl SegmentFile {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The descriptor for direct I/O: offsets, lengths and buffers block aligned.
-    pub fn direct(&self) -> &FileHandle {
-        &self.direct
+    /// A descriptor for block-aligned reads on any shard: the segment's own, or when that is closed
+    /// one for the caller alone.
+    pub async fn reader(&self, rt: &Rt) -> io::Result<FileHandle> {
+        if let Some(open) = self.own() {
+            return Ok(open);
+        }
+        let options = OpenOptions {
+            write: false,
+            ..self.options
+        };
+        Ok(rt.open(&self.path, options).await?.handle().clone())
     }
 
     /// A buffered descriptor for sendfile and its probes, opened at the first call; the kernel does
@@ -114,7 +157,7 @@ impl SegmentFile {
                 "an active segment is never read buffered",
             ));
         }
-        if let Some(open) = &*self.buffered.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(open) = &*lock(&self.buffered) {
             return Ok(open.clone());
         }
         let options = OpenOptions {
@@ -125,15 +168,19 @@ impl SegmentFile {
         // Windows are ours (see `fill`). A hint: a refusal costs time alone.
         let _hint = file.fadvise(Advice::Random, 0, 0).await;
         let handle = file.handle().clone();
-        *self.buffered.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+        *lock(&self.buffered) = Some(handle.clone());
         Ok(handle)
     }
 }
 
-/// A segment that is written, or was until its roll and is not sealed yet.
+fn lock(handle: &Mutex<Option<FileHandle>>) -> std::sync::MutexGuard<'_, Option<FileHandle>> {
+    handle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A segment that is written, or was until its roll and is not sealed yet. Its file is opened with
+/// `LogInner::file` by whoever works on it.
 pub(crate) struct OpenSegment {
     pub base_offset: i64,
-    pub file: File,
     pub shared: Arc<SegmentFile>,
     pub writer: RefCell<TailWriter>,
     pub index: RefCell<IndexBuilder>,
@@ -171,7 +218,6 @@ pub(crate) struct OpenSegment {
 
 impl OpenSegment {
     pub fn new(
-        file: File,
         shared: Arc<SegmentFile>,
         end: u64,
         end_offset: i64,
@@ -180,7 +226,6 @@ impl OpenSegment {
     ) -> Rc<Self> {
         Rc::new(Self {
             base_offset: shared.base_offset(),
-            file,
             shared,
             writer: RefCell::new(TailWriter::new(end, end_offset, partial)),
             index: RefCell::new(index),
@@ -206,12 +251,30 @@ impl OpenSegment {
         self.writer.borrow().append_pos()
     }
 
+    /// Where the written batches end, as file position and as offset.
+    pub fn written(&self) -> (u64, i64) {
+        let writer = self.writer.borrow();
+        (writer.written_offset_pos(), writer.written_offset())
+    }
+
     pub fn written_offset(&self) -> i64 {
         self.writer.borrow().written_offset()
     }
 
     pub fn flushed_offset(&self) -> i64 {
         self.writer.borrow().flushed_offset()
+    }
+
+    /// Something is pending, in flight or being prepared, or the segment is on its way to be sealed.
+    pub fn is_at_work(&self) -> bool {
+        let writer = self.writer.borrow();
+        let is_writing = !writer.is_settled() || writer.has_writes_in_flight();
+        is_writing || self.preparing.get() || self.rolled.get() || !self.entered.get()
+    }
+
+    /// All its bytes are on stable storage.
+    pub fn is_flushed(&self) -> bool {
+        self.flushed_offset() == self.end_offset.get()
     }
 }
 

@@ -22,6 +22,7 @@ const SLOW_NS: (u64, u64) = (1_000_000, 20_000_000);
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     pub has_faults: bool,
+    pub buffered: bool,
     pub fills_disk: bool,
     /// Weight of "crash now" against 100 for all else.
     pub crash_weight: u64,
@@ -48,6 +49,7 @@ pub struct Tally {
     pub failed: u64,
     pub fua_histories: u64,
     pub flush_only_histories: u64,
+    pub buffered_histories: u64,
     pub acked_lost_unset: u64,
     pub acked_lost_messages: u64,
     pub acked_lost_ms: u64,
@@ -67,6 +69,8 @@ pub struct Spec {
     pub planted: Option<String>,
     /// The policy of the whole history, instead of one by chance.
     pub policy: Option<FlushPolicy>,
+    /// Through the page cache instead of direct I/O.
+    pub buffered: bool,
 }
 
 impl Spec {
@@ -78,6 +82,7 @@ impl Spec {
             quiet: false,
             planted: None,
             policy: None,
+            buffered: seed % 4 == 3,
         }
     }
 }
@@ -179,6 +184,8 @@ fn add_counters(tally: &mut Tally, c: &StorageCounters) {
     t.damages += c.damages;
     t.indexes_rebuilt += c.indexes_rebuilt;
     t.failures += c.failures;
+    t.reopens += c.reopens;
+    t.idle_trims += c.idle_trims;
 }
 
 fn add_faults(tally: &mut Tally, c: &FaultCounters) {
@@ -209,10 +216,12 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
         Device::Fua => tally.fua_histories += 1,
         Device::FlushOnly => tally.flush_only_histories += 1,
     }
+    tally.buffered_histories += u64::from(spec.buffered);
     let (crash_kind, crash_moment) = (config.crash_kind, config.crash_moment);
     let world = SimWorld::new(spec.seed, config);
     let plan = Plan {
         has_faults: !spec.quiet && spec.seed.is_multiple_of(5),
+        buffered: spec.buffered,
         fills_disk: !spec.quiet && spec.seed.is_multiple_of(3),
         crash_weight: if spec.quiet { 0 } else { 6 },
         planted: spec.planted.clone(),

@@ -74,6 +74,7 @@ pub async fn run(rt: Rt, world: SimWorld, cell: Cell) -> Result<End, String> {
         tail_cache_bytes,
         cold_read_bytes: 64 << 10,
         open_segments: 3,
+        direct: !cell.borrow().plan.buffered,
         ..StorageLimits::default()
     };
     let shard = ShardStorage::new(limits);
@@ -209,7 +210,13 @@ impl Session {
                 48..52 => self.find_time().await?,
                 52..57 => self.rest().await,
                 57..60 => self.flush().await?,
-                60..64 => self.checkpoint().await?,
+                60..64 => {
+                    self.checkpoint().await?;
+                    // The second one finds an idle log, unless an append comes first.
+                    if self.chance(2) == 0 {
+                        self.checkpoint().await?;
+                    }
+                }
                 64..67 => self.set_policy(),
                 67..70 => self.cut().await?,
                 70..72 => self.fill_disk(),

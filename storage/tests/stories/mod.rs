@@ -14,7 +14,16 @@ use corelog_storage::cold::read_range;
 use corelog_storage::config::LogConfig;
 use corelog_storage::log::{AppendError, Appended, Log, LogParams, ReadPlan, ValidatedBatch};
 use corelog_storage::log_dir::StartKind;
-use corelog_storage::shard::ShardStorage;
+use corelog_storage::shard::{ShardStorage, StorageLimits};
+
+/// Limits of a shard. The test crates whose names end in `_buffered` hold the same stories, told with
+/// buffered I/O.
+pub fn limits() -> StorageLimits {
+    StorageLimits {
+        direct: !env!("CARGO_CRATE_NAME").ends_with("_buffered"),
+        ..StorageLimits::default()
+    }
+}
 
 /// A log of its own in the simulated directory.
 pub fn params(start: StartKind, recovery_point: i64, config: LogConfig) -> LogParams {

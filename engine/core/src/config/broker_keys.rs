@@ -17,7 +17,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
     int("corelog.shards", "").unset().range(1, 1024).used()
         .doc("Number of shards; unset, one per core of corelog.cores."),
     string("corelog.storage.io", "direct").one_of(&["direct", "buffered"]).used()
-        .doc("Whether segment files are written past the page cache or through it."),
+        .doc("Whether segment files are written past the page cache (direct I/O), or through it where the file system refuses that."),
 
     // Sockets and threads.
     string("listeners", "PLAINTEXT://127.0.0.1:9092").bounds(Bounds::NotEmpty).used()

@@ -13,6 +13,7 @@ mod kcat;
 mod kill9;
 mod loop_device;
 mod matrix;
+mod partitions;
 mod ranges;
 mod start;
 mod subject;
@@ -38,6 +39,7 @@ const SUITES: &[(&str, Run)] = &[
     ("flush", flush::run),
     ("tail", tail::run),
     ("groups", groups::run),
+    ("partitions", partitions::run),
     ("kill9", kill9::run),
     ("barrier", barrier::run),
 ];
@@ -48,7 +50,7 @@ const FULL_ONLY: &[&str] = &["barrier"];
 /// What `cargo xtask interop` can be told.
 #[derive(Args, Clone)]
 pub struct Options {
-    /// One of: start, ranges, kcat, matrix, flush, tail, groups, kill9, barrier. All of them without a name.
+    /// One of: start, ranges, kcat, matrix, flush, tail, groups, partitions, kill9, barrier. All of them without a name.
     name: Option<String>,
     /// Smaller inputs and fewer rounds: minutes instead of an hour.
     #[arg(long, conflicts_with = "full")]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,8 @@ pub struct Spec {
     pub port: u16,
     /// More arguments of the command line.
     pub args: Vec<String>,
+    /// Limit of its open files, if it shall have one of its own.
+    pub open_files: Option<u64>,
     /// Where what it prints is kept, beside the log directory if nothing else is said.
     pub log: PathBuf,
 }
@@ -45,6 +48,7 @@ impl Spec {
             overrides: Vec::new(),
             port: 0,
             args: Vec::new(),
+            open_files: None,
             log: data.with_extension("log"),
         }
     }
@@ -97,6 +101,9 @@ impl Broker {
         start.args(["--override", "corelog.http.listener=127.0.0.1:0"]);
         for key_value in &spec.overrides {
             start.arg("--override").arg(key_value);
+        }
+        if let Some(files) = spec.open_files {
+            limit_open_files(&mut start, files);
         }
         start.stdin(Stdio::null());
         start
@@ -306,6 +313,20 @@ fn kafka_properties(spec: &Spec, port: u16, metadata: &Path) -> Result<String> {
     ];
     lines.extend(own);
     Ok(lines.join("\n") + "\n")
+}
+
+fn limit_open_files(start: &mut Command, files: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: files,
+        rlim_max: files,
+    };
+    // SAFETY: setrlimit is async-signal-safe, and `limit` is a copy of the child's own.
+    unsafe {
+        start.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }
 
 /// A port that was free a moment ago.
