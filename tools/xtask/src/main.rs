@@ -9,6 +9,7 @@
 )]
 
 mod ci;
+mod faults;
 mod interop;
 mod process;
 mod tidy;
@@ -34,6 +35,8 @@ enum Task {
     Ci,
     /// Foreign clients against the broker; each suite ends with `NAME: N passed, M failed`.
     Interop(interop::Options),
+    /// Real faults, one script each: disks that fill, fail and stall, kills at bad moments, a clock that goes back.
+    Faults(faults::Options),
     /// What the broker calls on a file before its recovery reads it; `interop barrier` runs it as a process of its own.
     #[command(hide = true)]
     Barrier {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Ci => ci::run(),
         Task::Interop(options) => interop::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Barrier { file } => interop::barrier::call(&file).map(|()| true),
     };
     finish(done)

@@ -77,7 +77,8 @@ impl LoopDevice {
         LoopDevice::over(&image, mount, &self.scratch, bytes, kind)
     }
 
-    fn over(
+    /// One over an image of its own place.
+    pub fn over(
         image: &Path,
         mount: PathBuf,
         scratch: &Path,
@@ -100,13 +101,42 @@ impl LoopDevice {
         };
         std::fs::create_dir_all(&disk.mount)?;
         run(kind.format().arg(&disk.device), scratch, LIMIT)?.ok("mkfs")?;
-        let mut mount = command("mount");
-        mount
-            .args(["-t", kind.name(), "-o", kind.mount_options(), &disk.device])
-            .arg(&disk.mount);
-        run(&mut mount, scratch, LIMIT)?.ok("mount")?;
+        mount_at(kind, &disk.device, &disk.mount, scratch)?;
         disk.mounted = true;
         Ok(disk)
+    }
+
+    /// The file behind it.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Its node below /dev.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Gives the device the size that its file has by now.
+    pub fn take_size(&self) -> Result<()> {
+        let mut losetup = command("losetup");
+        losetup.arg("--set-capacity").arg(&self.device);
+        run(&mut losetup, &self.scratch, LIMIT)?.ok("losetup")?;
+        Ok(())
+    }
+
+    /// Takes the file system off the device, waiting for nobody who still uses it.
+    pub fn unmount(&mut self) -> Result<()> {
+        let mut umount = command("umount");
+        run(umount.arg(&self.mount), &self.scratch, LIMIT)?.ok("umount")?;
+        self.mounted = false;
+        Ok(())
+    }
+
+    /// Puts it back; journal and log are replayed.
+    pub fn mount_again(&mut self, kind: FileSystem) -> Result<()> {
+        mount_at(kind, &self.device, &self.mount, &self.scratch)?;
+        self.mounted = true;
+        Ok(())
     }
 
     /// Its counters in sysfs.
@@ -131,6 +161,13 @@ impl LoopDevice {
             .context("a device is below /dev")?;
         Ok(format!("/sys/block/{name}"))
     }
+}
+
+fn mount_at(kind: FileSystem, device: &str, at: &Path, scratch: &Path) -> Result<()> {
+    let mut mount = command("mount");
+    mount.args(["-t", kind.name(), "-o", kind.mount_options(), device]);
+    run(mount.arg(at), scratch, LIMIT)?.ok("mount")?;
+    Ok(())
 }
 
 impl Drop for LoopDevice {

@@ -5,18 +5,18 @@
 //! `target/interop/run`. A client that is missing is a failure that names `tools/interop/setup`.
 
 pub mod barrier;
-mod clients;
+pub(crate) mod clients;
 mod flush;
-mod freeze;
+pub(crate) mod freeze;
 mod groups;
 mod kcat;
-mod kill9;
-mod loop_device;
+pub(crate) mod kill9;
+pub(crate) mod loop_device;
 mod matrix;
 mod partitions;
 mod ranges;
 mod start;
-mod subject;
+pub(crate) mod subject;
 mod tail;
 
 use crate::process::{Guard, command, root, target_dir};
@@ -113,6 +113,21 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// For checks that are no suite of these: a broker of this program, files below `scratch`.
+    pub(crate) fn of(program: PathBuf, clients: Clients, quick: bool, scratch: PathBuf) -> Setting {
+        Setting {
+            subject: Subject::Corelog(program),
+            clients,
+            quick,
+            rounds: 0,
+            group_rounds: 0,
+            record: false,
+            part: None,
+            planted: None,
+            scratch,
+        }
+    }
+
     /// A new empty directory below the suite's own.
     pub fn dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.scratch.join(name);
@@ -242,7 +257,7 @@ fn run_one(
 
 /// Builds `corelogd` in release mode and gives its path. With a bug planted it goes to a folder of its own, so that
 /// the real binary is never confused with it.
-fn build(feature: Option<&str>) -> Result<PathBuf> {
+pub(crate) fn build(feature: Option<&str>) -> Result<PathBuf> {
     let dir = match feature {
         None => target_dir(),
         Some(feature) => target_dir().join(feature),

@@ -34,6 +34,8 @@ pub struct Spec {
     pub port: u16,
     /// More arguments of the command line.
     pub args: Vec<String>,
+    /// Of its environment.
+    pub env: Vec<(String, String)>,
     /// Limit of its open files, if it shall have one of its own.
     pub open_files: Option<u64>,
     /// Where what it prints is kept, beside the log directory if nothing else is said.
@@ -48,6 +50,7 @@ impl Spec {
             overrides: Vec::new(),
             port: 0,
             args: Vec::new(),
+            env: Vec::new(),
             open_files: None,
             log: data.with_extension("log"),
         }
@@ -102,6 +105,7 @@ impl Broker {
         for key_value in &spec.overrides {
             start.arg("--override").arg(key_value);
         }
+        start.envs(spec.env.iter().map(|(key, value)| (key, value)));
         if let Some(files) = spec.open_files {
             limit_open_files(&mut start, files);
         }
@@ -223,6 +227,27 @@ impl Broker {
             .parse::<SocketAddr>()
             .with_context(|| self.kafka.clone())?
             .port())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let child = self.child.as_ref();
+        child
+            .context("this suite needs a broker that it starts itself")?
+            .signal(signal);
+        Ok(())
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> Result<bool> {
+        let child = self.child.as_mut();
+        let child = child.context("this suite needs a broker that it starts itself")?;
+        Ok(child.wait_for(Duration::ZERO)?.is_none())
+    }
+
+    /// Starts this binary and waits for nothing.
+    pub fn begin(program: &Path, spec: &Spec) -> Result<Broker> {
+        Broker::spawn(&mut Broker::corelog_command(program, spec), &spec.log)
     }
 
     /// kill -9.
