@@ -56,6 +56,12 @@ impl std::fmt::Debug for SocketHandle {
 pub trait Closer: Send + Sync {
     /// Called once, when the last handle is gone.
     fn close(&self, raw: i64);
+
+    /// Addresses of this end and of the peer (of a connected socket), where the kernel does not
+    /// know them.
+    fn addresses(&self) -> Option<(std::net::SocketAddr, Option<std::net::SocketAddr>)> {
+        None
+    }
 }
 
 /// How a file is opened.

@@ -26,6 +26,8 @@ use crate::task::{
 use crate::timer::{Instant, Sleep, Timers};
 use crate::watch::{STALL_NS, Stall, Stalls};
 
+mod steps;
+
 /// A task yields after this much time in one poll, in nanoseconds.
 const POLL_BUDGET_NS: u64 = 500_000;
 /// Tasks polled at most between two turns of the driver.
@@ -86,6 +88,8 @@ pub(crate) struct Inner {
     now_ns: Cell<u64>,
     poll_started_ns: Cell<u64>,
     in_loop: Cell<bool>,
+    /// Panics of vital tasks go through the loop instead of aborting the process.
+    unwinds: Cell<bool>,
     tasks_polled: Cell<u64>,
     turns: Cell<u64>,
     stalls: RefCell<Stalls>,
@@ -119,6 +123,7 @@ impl Rt {
             now_ns: Cell::new(now_ns),
             poll_started_ns: Cell::new(now_ns),
             in_loop: Cell::new(false),
+            unwinds: Cell::new(false),
             tasks_polled: Cell::new(0),
             turns: Cell::new(0),
             stalls: RefCell::default(),
@@ -365,46 +370,13 @@ impl Rt {
         .await;
     }
 
-    /// Ends the shard: drops all tasks, closes its inboxes, cancels and awaits all operations.
-    /// Called after [`Rt::block_on`], not from a task. Waits for work under way on helper threads,
-    /// which cannot be cancelled.
-    pub fn close(&self) {
-        let _in_loop = InLoop::enter(&self.0.in_loop);
-        loop {
-            let wakers = self.0.active.borrow_mut().take_wakers();
-            for waker in &wakers {
-                waker.wake_by_ref();
-            }
-            self.0.queue.collect_foreign();
-            let mut dropped = false;
-            while let Some(runnable) = self.0.queue.pop() {
-                drop(runnable);
-                dropped = true;
-            }
-            if wakers.is_empty() && !dropped {
-                break;
-            }
-        }
-        self.0.queue.close();
-        let inboxes = std::mem::take(&mut *self.0.inboxes.borrow_mut());
-        for inbox in &inboxes {
-            inbox.flush(self);
-            inbox.close();
-        }
-        drop(inboxes);
-        // Sends the doorbells rung last.
-        self.drive(Some(Duration::ZERO));
-        while self.ops().in_flight() > 0 {
-            for token in self.ops().tokens() {
-                self.cancel_op(token);
-            }
-            self.drive(Some(Duration::from_millis(10)));
-        }
-        self.0.queue.open();
-    }
-
     pub(crate) fn add_inbox(&self, inbox: Rc<dyn Inbox>) {
         self.0.inboxes.borrow_mut().push(inbox);
+    }
+
+    /// Vital tasks of a simulated process take the simulation down, which can say with which seed.
+    pub(crate) fn set_unwinds(&self) {
+        self.0.unwinds.set(true);
     }
 
     pub(crate) fn run_queue(&self) -> Arc<RunQueue> {
@@ -434,6 +406,19 @@ impl Rt {
 
     /// One round of the loop. `max_wait` cuts the time spent asleep.
     fn turn(&self, main_woken: impl Fn() -> bool, max_wait: Option<Duration>) {
+        let wait = self.work(main_woken, max_wait);
+        let driven_ns = self.0.now_ns.get();
+        self.drive(wait);
+        // A call that also waits cannot be told from one that was held up.
+        if wait == Some(Duration::ZERO) {
+            self.watch("ring", driven_ns);
+        }
+        self.0.queue.sleep.awake();
+    }
+
+    /// What is to be done between two turns of the driver. Returns for how long the shard may
+    /// sleep; unless that is no time at all, its doorbell will be rung from now on.
+    fn work(&self, main_woken: impl Fn() -> bool, max_wait: Option<Duration>) -> Option<Duration> {
         bump(&self.0.turns);
         let started_ns = self.0.now_ns.get();
         let stalls = self.0.stalls.borrow().all().count;
@@ -461,13 +446,7 @@ impl Rt {
         if self.0.stalls.borrow().all().count == stalls {
             self.watch("turn", started_ns);
         }
-        let driven_ns = self.0.now_ns.get();
-        self.drive(wait);
-        // A call that also waits cannot be told from one that was held up.
-        if wait == Some(Duration::ZERO) {
-            self.watch("ring", driven_ns);
-        }
-        queue.sleep.awake();
+        wait
     }
 
     /// Counts and logs what began at `started_ns` and has just ended, if it held the shard too long.
@@ -517,7 +496,11 @@ impl Rt {
         let outcome = catch_unwind(AssertUnwindSafe(|| runnable.run()));
         if let Err(payload) = outcome {
             let panic = crash::take(payload.as_ref());
-            if meta.vital || crash::take_in_doubt() {
+            let is_fatal = meta.vital || crash::take_in_doubt();
+            if is_fatal && self.0.unwinds.get() {
+                std::panic::resume_unwind(payload);
+            }
+            if is_fatal {
                 crash::abort(&panic, "a vital task panicked");
             }
             bump(&self.0.task_panics);

@@ -194,15 +194,21 @@ pub fn listen(addr: SocketAddr, backlog: u32) -> io::Result<(SocketHandle, Socke
     Ok((uring::adopt_socket(socket.into()), bound))
 }
 
-/// Address of the peer of a connected socket of the kernel's driver.
+/// Address of the peer of a connected socket.
 pub fn peer_addr(socket: &SocketHandle) -> io::Result<SocketAddr> {
+    if let Some((_, remote)) = socket.0.closer.addresses() {
+        return remote.ok_or_else(|| io::ErrorKind::NotConnected.into());
+    }
     uring::with_fd(socket, |fd| SockRef::from(fd).peer_addr())?
         .as_socket()
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// Address of this end of a socket of the kernel's driver.
+/// Address of this end of a socket.
 pub fn local_addr(socket: &SocketHandle) -> io::Result<SocketAddr> {
+    if let Some((local, _)) = socket.0.closer.addresses() {
+        return Ok(local);
+    }
     uring::with_fd(socket, |fd| SockRef::from(fd).local_addr())?
         .as_socket()
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())

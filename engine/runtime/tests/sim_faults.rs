@@ -514,15 +514,6 @@ fn a_planned_crash_changes_nothing_before_it() {
 }
 
 #[test]
-fn sockets_answer_enosys() {
-    let world = world(1);
-    run(&world, |rt| async move {
-        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 9092));
-        assert_eq!(errno(rt.connect(addr).await.map(|_| ())), libc::ENOSYS);
-    });
-}
-
-#[test]
 fn a_cancelled_operation_still_completes() {
     let (mut cancelled, mut done) = (0, 0);
     for seed in 0..64 {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::net_config::{NetConfig, ScheduleConfig};
+
 /// How the device treats a write with RWF_DSYNC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
@@ -73,6 +75,11 @@ pub enum OpKind {
     Blocking,
     /// Fadvise.
     Advise,
+}
+
+impl OpKind {
+    /// How many there are.
+    pub(super) const COUNT: usize = OpKind::Advise as usize + 1;
 }
 
 /// One thing that goes wrong.
@@ -177,6 +184,10 @@ pub struct SimConfig {
     pub crash_kind: CrashKind,
     /// Wall clock at the beginning, ms since the Unix epoch.
     pub wall_clock_start_ms: i64,
+    /// The network.
+    pub net: NetConfig,
+    /// Turns of several shards.
+    pub schedule: ScheduleConfig,
 }
 
 impl Default for SimConfig {
@@ -193,6 +204,8 @@ impl Default for SimConfig {
             crash_moment: None,
             crash_kind: CrashKind::PowerLoss,
             wall_clock_start_ms: 1_700_000_000_000,
+            net: NetConfig::default(),
+            schedule: ScheduleConfig::default(),
         }
     }
 }
@@ -240,4 +253,6 @@ pub struct FaultCounters {
     pub names_lost: u64,
     /// Writes cut in the middle by a planned crash.
     pub cut_writes: u64,
+    /// Turns before which a shard was held back ([`super::Sim`]).
+    pub held_turns: u64,
 }

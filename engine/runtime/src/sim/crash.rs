@@ -4,35 +4,58 @@ use std::collections::BTreeMap;
 
 use super::config::OpKind;
 use super::file::{Cause, LateWrite};
+use super::flights::Flight;
 use super::op_kinds::{changes_disk, flatten};
 use super::page::PAGE_BYTES;
-use super::state::{Flight, State};
+use super::process::MAIN;
+use super::state::State;
 use super::tree::Ino;
 use crate::driver::Op;
 
 impl State {
-    pub(super) fn kill_process(&mut self) {
+    /// `kill -9`.
+    pub(super) fn kill(&mut self, process: u32) {
         self.counters.kills += 1;
-        let mut flights = std::mem::take(&mut self.flights);
-        for (id, flight) in &mut flights {
-            self.abandon(*id, flight);
+        if process == MAIN {
+            for id in self.flights_of(process) {
+                let Some(mut flight) = self.flights.borrow_out(id) else {
+                    continue;
+                };
+                self.abandon(id, &mut flight);
+                self.flights.put_back(id, flight);
+            }
+            self.seq += 1;
+            self.tree.complete_all(self.seq);
+            self.tree.void_handles();
         }
-        self.seq += 1;
-        self.tree.complete_all(self.seq);
-        self.tree.void_handles();
-        self.bury(flights);
+        self.close_ends_of(process);
+        self.bury(process, true);
+    }
+
+    /// The process has ended by itself: its shards are closed, and the kernel closes the rest.
+    pub(super) fn exit(&mut self, process: u32) {
+        if process == MAIN {
+            self.seq += 1;
+            self.tree.complete_all(self.seq);
+            self.tree.void_handles();
+        }
+        self.close_ends_of(process);
+        self.bury(process, false);
+    }
+
+    fn flights_of(&self, process: u32) -> Vec<u64> {
+        let ports = &self.ports;
+        let is_its = |port: u32| {
+            let port = ports.get(port as usize).and_then(Option::as_deref);
+            port.is_some_and(|port| port.process == process)
+        };
+        self.flights.ids(|_, flight| is_its(flight.port))
     }
 
     /// A driver went while its process lives on: its operations end as those of a killed process.
     pub(super) fn abandon_port(&mut self, port: u32) {
-        let ids: Vec<u64> = self
-            .flights
-            .iter()
-            .filter(|(_, f)| f.port == port)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            if let Some(mut flight) = self.flights.remove(&id) {
+        for id in self.flights.ids(|_, flight| flight.port == port) {
+            if let Some(mut flight) = self.flights.remove(id) {
                 self.abandon(id, &mut flight);
                 self.mark_completed(id, &mut flight);
             }
@@ -70,8 +93,7 @@ impl State {
             return None;
         };
         let open = self
-            .handles
-            .get(&file.0.raw)
+            .handle(file.0.raw)
             .filter(|open| open.options.direct && open.options.write)?;
         let align = u64::from(self.config.dio_align_bytes.max(1));
         let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
@@ -124,7 +146,7 @@ impl State {
     }
 
     fn land(&mut self, ino: Ino, late: &LateWrite) -> u64 {
-        let (op, order) = (self.next_id(), self.next_order());
+        let (op, order) = (self.flights.number(), self.next_order());
         self.counters.late_applied += 1;
         if let Ok(file) = self.tree.file(ino) {
             let end = late.offset + late.data.len() as u64;
@@ -144,15 +166,18 @@ impl State {
 
     pub(super) fn power_loss(&mut self) {
         self.counters.power_losses += 1;
-        let mut flights = std::mem::take(&mut self.flights);
-        for (id, flight) in &mut flights {
+        for id in self.flights_of(MAIN) {
+            let Some(mut flight) = self.flights.borrow_out(id) else {
+                continue;
+            };
             let is_open = !flight.is_queued && flight.outcome.is_none() && changes_disk(&flight.op);
             if is_open
                 && !matches!(flight.kind, OpKind::Flush | OpKind::SyncDir)
                 && self.crash_rng.of_256(128)
             {
-                flight.outcome = Some(self.execute(*id, flight, false));
+                flight.outcome = Some(self.execute(id, &mut flight, false));
             }
+            self.flights.put_back(id, flight);
         }
         for (ino, late) in self.take_all_late() {
             if self.crash_rng.of_256(128) {
@@ -164,7 +189,38 @@ impl State {
         let ordered = self.config.ordered_names;
         self.tree
             .lose_power(ordered, &mut self.crash_rng, &mut self.counters);
-        self.bury(flights);
+        self.lose_ends_of(MAIN);
+        self.bury(MAIN, true);
+    }
+
+    /// All that runs in it is gone: its operations never complete.
+    fn bury(&mut self, process: u32, has_crashed: bool) {
+        for id in self.flights_of(process) {
+            if let Some(flight) = self.flights.remove(id)
+                && let Some(port) = self.port(flight.port)
+            {
+                port.void.insert(flight.token.0, flight.op);
+            }
+        }
+        let incarnation = self.processes.incarnation(process);
+        for port in self.ports.iter_mut().flatten() {
+            if port.process == process && port.incarnation == incarnation {
+                port.queued.clear();
+                for completion in port.ready.drain(..) {
+                    port.void.insert(completion.token.0, completion.op);
+                }
+            }
+        }
+        self.forget_events_of_the_dead();
+        if process == MAIN {
+            self.void_handles();
+        }
+        self.processes.end(process, has_crashed);
+        self.trace
+            .add(0xDEAD ^ self.now_ns ^ u64::from(process) << 32);
+        let name = self.processes.name(process);
+        let how = if has_crashed { "dies" } else { "ends" };
+        self.trace.tell(self.now_ns, || format!("{name} {how}"));
     }
 
     fn take_all_late(&mut self) -> Vec<(Ino, LateWrite)> {

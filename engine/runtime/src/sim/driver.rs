@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::exec::CACHE_WINDOW_BYTES;
+use super::process::ProcessId;
 use super::rng::Rng;
 use super::world::SimWorld;
 use crate::driver::{
@@ -22,15 +23,16 @@ const IDLE_TURNS_MAX: u64 = 100_000;
 /// nothing completes any more but what is cancelled (so that an executor can be closed).
 pub struct SimDriver {
     world: SimWorld,
+    process: u32,
     port: u32,
     incarnation: u64,
     rng: Rng,
-    bell: Arc<SimDoorbell>,
+    bell: Arc<AtomicBool>,
     counters: DriverCounters,
     idle_turns: u64,
 }
 
-struct SimDoorbell(AtomicBool);
+struct SimDoorbell(Arc<AtomicBool>);
 
 impl Doorbell for SimDoorbell {
     fn ring(&self) {
@@ -39,26 +41,38 @@ impl Doorbell for SimDoorbell {
 }
 
 impl SimDriver {
-    /// A shard on `world`. Shards of one process differ in `shard_seed`.
+    /// A shard of the main process of `world`. Shards of one process differ in `shard_seed`.
     pub fn new(world: &SimWorld, shard_seed: u64) -> SimDriver {
+        SimDriver::of_process(world, ProcessId::MAIN, shard_seed)
+    }
+
+    /// A shard of a process, which lives from now on if it did not.
+    pub fn of_process(world: &SimWorld, process: ProcessId, shard_seed: u64) -> SimDriver {
+        let bell = Arc::new(AtomicBool::new(false));
         let mut state = world.lock();
-        state.crashed = false;
-        let port = state.add_port();
-        let incarnation = state.incarnation;
+        state.processes.start(process.0);
+        let port = state.add_port(process.0, shard_seed);
+        let incarnation = state.processes.incarnation(process.0);
         drop(state);
+        let stream = (shard_seed << 8) ^ (incarnation << 40) ^ (u64::from(process.0) << 24) ^ 3;
         SimDriver {
             world: world.clone(),
+            process: process.0,
             port,
             incarnation,
-            rng: Rng::new(world.seed(), (shard_seed << 8) ^ (incarnation << 40) ^ 3),
-            bell: Arc::new(SimDoorbell(AtomicBool::new(false))),
+            rng: Rng::new(world.seed(), stream),
+            bell,
             counters: DriverCounters::default(),
             idle_turns: 0,
         }
     }
 
-    fn is_dead(&self) -> bool {
-        self.world.lock().incarnation != self.incarnation
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    pub(super) fn bell(&self) -> Arc<AtomicBool> {
+        self.bell.clone()
     }
 
     fn dead_turn(&mut self, completions: &mut Vec<Completion>) -> bool {
@@ -68,7 +82,7 @@ impl SimDriver {
             "the simulated process is dead, but its executor runs on: drive it with sim::run_until_crash"
         );
         let mut state = self.world.lock();
-        if let Some(port) = state.ports.get_mut(&self.port) {
+        if let Some(port) = state.port(self.port) {
             completions.append(&mut port.ready);
         }
         drop(state);
@@ -81,7 +95,7 @@ impl Driver for SimDriver {
     fn submit(&mut self, op: Op) -> Token {
         self.counters.submitted += 1;
         let mut state = self.world.lock();
-        let is_dead = state.incarnation != self.incarnation;
+        let is_dead = state.processes.incarnation(self.process) != self.incarnation;
         state.submit(self.port, is_dead, op)
     }
 
@@ -91,12 +105,13 @@ impl Driver for SimDriver {
 
     fn turn(&mut self, wait: Option<Duration>, completions: &mut Vec<Completion>) -> bool {
         self.counters.enters += 1;
-        if self.is_dead() {
-            return self.dead_turn(completions);
-        }
-        let rang = self.bell.0.swap(false, Ordering::SeqCst);
         let first = completions.len();
         let mut state = self.world.lock();
+        if state.processes.incarnation(self.process) != self.incarnation {
+            drop(state);
+            return self.dead_turn(completions);
+        }
+        let rang = self.bell.swap(false, Ordering::SeqCst);
         state.now_ns += 500;
         state.start_queued(self.port);
         let deadline_ns = if rang {
@@ -106,14 +121,12 @@ impl Driver for SimDriver {
             wait.map(|wait| state.now_ns.saturating_add(saturated(wait)))
         };
         let is_alive = state.advance(self.port, deadline_ns);
-        let is_alone = state.ports.len() == 1;
-        if state.incarnation != self.incarnation {
+        let is_alone = state.ports.iter().flatten().count() == 1;
+        if state.processes.incarnation(self.process) != self.incarnation {
             drop(state);
             return self.dead_turn(completions);
         }
-        if let Some(port) = state.ports.get_mut(&self.port) {
-            completions.append(&mut port.ready);
-        }
+        state.hand_out(self.port, completions);
         drop(state);
         self.idle_turns = if is_alive { 0 } else { self.idle_turns + 1 };
         // Other shards may still ring.
@@ -146,24 +159,27 @@ impl Driver for SimDriver {
         value
     }
 
-    /// ENOSYS: there is no simulated network yet.
     fn send_file(
         &mut self,
-        _: &SocketHandle,
-        _: &FileHandle,
-        _: u64,
-        _: usize,
+        socket: &SocketHandle,
+        file: &FileHandle,
+        offset: u64,
+        len: usize,
     ) -> io::Result<usize> {
         self.counters.sendfile_calls += 1;
-        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+        let sent = self
+            .world
+            .lock()
+            .send_file(socket, file.0.raw, offset, len)?;
+        self.counters.sendfile_bytes += sent as u64;
+        Ok(sent)
     }
 
     fn is_cached(&mut self, file: &FileHandle, offset: u64, len: usize) -> io::Result<Cached> {
         let mut state = self.world.lock();
         let errno = io::Error::from_raw_os_error;
         let ino = state
-            .handles
-            .get(&file.0.raw)
+            .handle(file.0.raw)
             .map(|open| open.ino)
             .ok_or_else(|| errno(libc::EBADF))?;
         // Memory pressure may take a page at any time.
@@ -182,7 +198,7 @@ impl Driver for SimDriver {
     }
 
     fn doorbell(&self) -> Arc<dyn Doorbell> {
-        self.bell.clone()
+        Arc::new(SimDoorbell(self.bell.clone()))
     }
 
     fn counters(&self) -> DriverCounters {
@@ -193,10 +209,13 @@ impl Driver for SimDriver {
 impl Drop for SimDriver {
     fn drop(&mut self) {
         let mut state = self.world.lock();
-        if state.incarnation == self.incarnation {
+        if state.processes.incarnation(self.process) == self.incarnation {
             state.abandon_port(self.port);
         }
-        let port = state.ports.remove(&self.port);
+        let port = state
+            .ports
+            .get_mut(self.port as usize)
+            .and_then(Option::take);
         drop(state);
         mem::drop(port);
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::config::{Device, Fault, OpKind};
+use super::config::{Fault, OpKind};
 use super::file::Cause;
+use super::flights::Flight;
 use super::page::{PAGE_BYTES, SECTOR_BYTES};
-use super::state::{Flight, OpenFile, State};
+use super::process::MAIN;
+use super::state::{OpenFile, State};
 use super::tree::{Errno, Ino, Node};
 use crate::driver::{
     Advice, Descriptor, DirEntry, FallocateMode, FileHandle, Op, OpenOptions, Output, Stat,
@@ -32,7 +34,7 @@ fn fault_errno(fault: Option<Fault>) -> Option<Errno> {
 
 impl State {
     fn opened(&mut self, file: &FileHandle) -> Result<(Ino, OpenOptions), Errno> {
-        let open = self.handles.get(&file.0.raw).ok_or(libc::EBADF)?;
+        let open = self.handle(file.0.raw).ok_or(libc::EBADF)?;
         let (ino, options) = (open.ino, open.options);
         self.apply_late(ino, false);
         Ok((ino, options))
@@ -62,6 +64,9 @@ impl State {
         cut: bool,
     ) -> Result<Output, Errno> {
         let fault = flight.fault;
+        if !self.has_disk(flight) {
+            return Err(libc::ENOSYS);
+        }
         match flight.kind {
             OpKind::Write => return self.write(id, &flight.op, fault, cut),
             OpKind::Read => return self.read(&mut flight.op, fault),
@@ -120,6 +125,12 @@ impl State {
         }
     }
 
+    /// Files are for the main process alone; work on helper threads is for all.
+    fn has_disk(&mut self, flight: &Flight) -> bool {
+        let process = self.port(flight.port).map(|port| port.process);
+        process == Some(MAIN) || flight.kind == OpKind::Blocking
+    }
+
     fn open(&mut self, id: u64, path: &Path, options: OpenOptions) -> Result<Output, Errno> {
         let creates = options.create || options.create_new;
         if !options.read && !options.write {
@@ -134,16 +145,11 @@ impl State {
             return Err(libc::EISDIR);
         }
         self.tree.inode(ino)?.handles += 1;
-        let raw = self.next_handle;
-        self.next_handle += 1;
-        self.handles.insert(
-            raw,
-            OpenFile {
-                ino,
-                options,
-                path: path.to_string_lossy().into_owned(),
-            },
-        );
+        let raw = self.add_handle(OpenFile {
+            ino,
+            options,
+            path: path.to_string_lossy().into_owned(),
+        });
         if options.truncate {
             self.set_len(id, ino, 0)?;
         }
@@ -413,21 +419,17 @@ impl State {
         self.apply_late(ino, true);
         let is_direct_write_here = |op: &Op| match op {
             Op::WriteAt { file, .. } => self
-                .handles
-                .get(&file.0.raw)
+                .handle(file.0.raw)
                 .is_some_and(|open| open.ino == ino && open.options.direct),
             _ => false,
         };
-        let open = self.flights.range(..before_id);
-        let waiting: Vec<u64> = open
-            .filter(|(_, f)| {
-                !f.is_queued
-                    && f.outcome.is_none()
-                    && f.crash.is_none()
-                    && is_direct_write_here(&f.op)
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let waiting = self.flights.ids(|id, f| {
+            id < before_id
+                && !f.is_queued
+                && f.outcome.is_none()
+                && f.crash.is_none()
+                && is_direct_write_here(&f.op)
+        });
         for id in waiting {
             self.take_effect(id);
         }
@@ -480,6 +482,23 @@ impl State {
         Ok(Output::Unit)
     }
 
+    /// Bytes of a file for sendfile, and whether the page cache has all of them.
+    pub(super) fn cached_bytes(
+        &mut self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+    ) -> Result<(Vec<u8>, bool), Errno> {
+        self.apply_late(ino, false);
+        let file = self.tree.file(ino)?;
+        let len = file.size().saturating_sub(offset).min(len as u64) as usize;
+        let mut out = vec![0; len];
+        file.read(offset, &mut out);
+        let end = offset + len as u64;
+        let mut windows = offset / CACHE_WINDOW_BYTES..end.div_ceil(CACHE_WINDOW_BYTES);
+        Ok((out, windows.all(|window| file.cached.contains(&window))))
+    }
+
     fn stat(&mut self, ino: Ino) -> Result<Output, Errno> {
         self.apply_late(ino, false);
         let align = self.config.dio_align_bytes;
@@ -505,82 +524,5 @@ impl State {
             total_bytes: self.config.capacity_bytes,
             ..Stat::default()
         }))
-    }
-
-    /// The completion goes out: from now on flushes cover what the operation did; a write with
-    /// RWF_DSYNC is durable.
-    pub(super) fn mark_completed(&mut self, id: u64, flight: &mut Flight) {
-        self.seq += 1;
-        let seq = self.seq;
-        match &flight.op {
-            Op::WriteAt {
-                file,
-                bufs,
-                offset,
-                dsync,
-            } => {
-                let len: u64 = bufs.iter().map(|buf| buf.len() as u64).sum();
-                let Some(ino) = self.handles.get(&file.0.raw).map(|open| open.ino) else {
-                    return;
-                };
-                let Ok(file) = self.tree.file(ino) else {
-                    return;
-                };
-                if len > 0 {
-                    file.complete(
-                        id,
-                        offset / PAGE_BYTES,
-                        (offset + len - 1) / PAGE_BYTES,
-                        seq,
-                    );
-                }
-                if *dsync && matches!(flight.outcome, Some(Ok(_))) {
-                    file.flush_op(id, *offset, len);
-                    if self.config.device == Device::FlushOnly {
-                        self.flush_device(flight.covered_seq);
-                    }
-                }
-            }
-            Op::Fallocate { file, .. } | Op::Ftruncate { file, .. } => {
-                let Some(ino) = self.handles.get(&file.0.raw).map(|open| open.ino) else {
-                    return;
-                };
-                if let Ok(file) = self.tree.file(ino) {
-                    file.complete(id, 0, u64::MAX, seq);
-                }
-            }
-            Op::Open { options, .. } => {
-                if let Some(Ok(Output::File(file))) = &flight.outcome
-                    && options.truncate
-                    && let Some(ino) = self.handles.get(&file.0.raw).map(|open| open.ino)
-                    && let Ok(file) = self.tree.file(ino)
-                {
-                    file.complete(id, 0, u64::MAX, seq);
-                }
-                self.tree.complete(id, seq);
-            }
-            Op::Rename { .. } | Op::Unlink { .. } | Op::Mkdir { .. } | Op::Rmdir { .. } => {
-                self.tree.complete(id, seq)
-            }
-            _ => {}
-        }
-    }
-
-    fn flush_device(&mut self, covered_seq: u64) {
-        for file in self.tree.files().filter(|file| file.is_dirty()) {
-            file.flush(covered_seq, false, || true);
-        }
-    }
-
-    /// A write cut by power loss: what of it reached the disk is there.
-    pub(super) fn reached_disk(&mut self, id: u64, flight: &Flight) {
-        if let Op::WriteAt {
-            file, bufs, offset, ..
-        } = &flight.op
-            && let Some(ino) = self.handles.get(&file.0.raw).map(|open| open.ino)
-            && let Ok(file) = self.tree.file(ino)
-        {
-            file.flush_op(id, *offset, bufs.iter().map(|buf| buf.len() as u64).sum());
-        }
     }
 }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::config::OpKind;
 use super::rng::Trace;
 use super::state::State;
-use crate::driver::Op;
+use super::tree::Errno;
+use crate::driver::{Op, Output};
 
 pub(super) fn kind_of(op: &Op) -> OpKind {
     match op {
@@ -116,7 +117,85 @@ pub(super) fn describe(op: &Op, trace: &mut Trace) {
         | Op::Mkdir { path }
         | Op::Rmdir { path }
         | Op::ReadDir { path } => trace.add_bytes(path.as_os_str().as_encoded_bytes()),
-        _ => {}
+        Op::Send {
+            socket,
+            bufs,
+            more,
+            now,
+        } => {
+            trace.add(socket.0.raw as u64 ^ u64::from(*more) << 8 ^ u64::from(*now) << 9);
+            bufs.iter().for_each(|buf| trace.add_bytes(buf));
+        }
+        Op::Recv {
+            socket, len, all, ..
+        } => {
+            trace.add(socket.0.raw as u64 ^ u64::from(*all) << 8);
+            trace.add(*len as u64);
+        }
+        Op::Connect { addr } => trace.add(u64::from(addr.port())),
+        Op::Accept { listener: socket }
+        | Op::PollWritable { socket }
+        | Op::PollClosed { socket }
+        | Op::Shutdown { socket } => trace.add(socket.0.raw as u64 ^ op_tag(op)),
+        Op::Blocking { .. } => {}
+    }
+}
+
+fn op_tag(op: &Op) -> u64 {
+    match op {
+        Op::Accept { .. } => 1 << 8,
+        Op::PollWritable { .. } => 2 << 8,
+        Op::PollClosed { .. } => 3 << 8,
+        _ => 4 << 8,
+    }
+}
+
+/// What a line of the readable trace says of an operation.
+fn name_of(op: &Op) -> String {
+    match op {
+        Op::Open { path, .. } => format!("open {}", path.display()),
+        Op::ReadAt {
+            file, offset, len, ..
+        } => format!("read file {} at {offset} len {len}", file.0.raw),
+        Op::WriteAt {
+            file,
+            bufs,
+            offset,
+            dsync,
+        } => {
+            let len: usize = bufs.iter().map(Bytes::len).sum();
+            let dsync = if *dsync { " dsync" } else { "" };
+            format!("write file {} at {offset} len {len}{dsync}", file.0.raw)
+        }
+        Op::Fdatasync { file } => format!("fdatasync file {}", file.0.raw),
+        Op::SyncDir { path } => format!("sync_dir {}", path.display()),
+        Op::Fallocate {
+            file,
+            mode,
+            offset,
+            len,
+        } => format!(
+            "fallocate {mode:?} file {} at {offset} len {len}",
+            file.0.raw
+        ),
+        Op::Ftruncate { file, len } => format!("ftruncate file {} to {len}", file.0.raw),
+        Op::Fadvise { file, advice, .. } => format!("fadvise {advice:?} file {}", file.0.raw),
+        Op::StatPath { path } => format!("stat {}", path.display()),
+        Op::StatFile { file } => format!("stat file {}", file.0.raw),
+        Op::StatFs { path } => format!("statfs {}", path.display()),
+        Op::Rename { from, to } => format!("rename {} to {}", from.display(), to.display()),
+        Op::Unlink { path } => format!("unlink {}", path.display()),
+        Op::Mkdir { path } => format!("mkdir {}", path.display()),
+        Op::Rmdir { path } => format!("rmdir {}", path.display()),
+        Op::ReadDir { path } => format!("read_dir {}", path.display()),
+        Op::Connect { addr } => format!("connect {addr}"),
+        Op::Accept { listener } => format!("accept socket {}", listener.0.raw as u32),
+        Op::Recv { socket, .. } => format!("recv socket {}", socket.0.raw as u32),
+        Op::Send { socket, .. } => format!("send socket {}", socket.0.raw as u32),
+        Op::PollWritable { socket } => format!("poll_writable socket {}", socket.0.raw as u32),
+        Op::PollClosed { socket } => format!("poll_closed socket {}", socket.0.raw as u32),
+        Op::Shutdown { socket } => format!("shutdown socket {}", socket.0.raw as u32),
+        Op::Blocking { .. } => String::from("blocking work"),
     }
 }
 
@@ -125,6 +204,31 @@ pub(super) fn flatten(bufs: &[Bytes]) -> Vec<u8> {
 }
 
 impl State {
+    /// A line for a completion.
+    pub(super) fn tell_completion(&mut self, port: u32, op: &Op, outcome: &Result<Output, Errno>) {
+        let (now_ns, name) = (self.now_ns, self.shard_name(port));
+        self.trace.tell(now_ns, || {
+            let result = match outcome {
+                Ok(Output::Unit) => String::from("ok"),
+                Ok(Output::Len(len)) => format!("{len}"),
+                Ok(Output::File(file)) => format!("file {}", file.0.raw),
+                Ok(Output::Socket(socket)) => format!("socket {}", socket.0.raw as u32),
+                Ok(Output::Stat(stat)) => format!("len {} free {}", stat.len, stat.free_bytes),
+                Ok(Output::Dir(entries)) => format!("{} names", entries.len()),
+                Err(errno) => format!("{}", std::io::Error::from_raw_os_error(*errno)),
+            };
+            format!("{name} {} = {result}", name_of(op))
+        });
+    }
+
+    /// Whose port it is, for people.
+    pub(super) fn shard_name(&mut self, port: u32) -> String {
+        match self.port(port).map(|port| (port.process, port.shard)) {
+            Some((process, shard)) => format!("{}/{shard}", self.processes.name(process)),
+            None => String::from("?"),
+        }
+    }
+
     /// The path a fault script sees.
     pub(super) fn path_of(&self, op: &Op) -> String {
         let path = match op {
@@ -145,8 +249,7 @@ impl State {
             | Op::Fadvise { file, .. }
             | Op::StatFile { file } => {
                 return self
-                    .handles
-                    .get(&file.0.raw)
+                    .handle(file.0.raw)
                     .map(|open| open.path.clone())
                     .unwrap_or_default();
             }

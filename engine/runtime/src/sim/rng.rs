@@ -60,13 +60,31 @@ impl Rng {
     }
 }
 
-/// Order-sensitive hash of all that happened.
-#[derive(Debug, Clone)]
-pub(super) struct Trace(u64);
+/// Who is told of events. See [`super::SimWorld::set_trace`].
+pub type TraceSink = Box<dyn FnMut(&str) + Send>;
+
+/// Order-sensitive hash of all that happened, and the one who is told.
+pub(super) struct Trace(u64, Option<TraceSink>);
 
 impl Trace {
     pub(super) fn new(seed: u64) -> Trace {
-        Trace(seed ^ 0x51_7C_C1_B7_27_22_0A_95)
+        Trace(seed ^ 0x51_7C_C1_B7_27_22_0A_95, None)
+    }
+
+    pub(super) fn set_sink(&mut self, sink: Option<TraceSink>) {
+        self.1 = sink;
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.1.is_some()
+    }
+
+    /// A line for the readable trace.
+    pub(super) fn tell(&mut self, now_ns: u64, line: impl FnOnce() -> String) {
+        if let Some(sink) = &mut self.1 {
+            let (s, ns) = (now_ns / 1_000_000_000, now_ns % 1_000_000_000);
+            sink(&format!("{s}.{ns:09} {}", line()));
+        }
     }
 
     pub(super) fn add(&mut self, word: u64) {

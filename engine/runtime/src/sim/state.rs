@@ -1,7 +1,7 @@
 //! The world's state: operations in flight, the clock, and which of them happens next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
@@ -9,39 +9,13 @@ use std::task::Waker;
 use super::config::{
     CrashKind, CrashMoment, Fault, FaultCounters, OpKind, ScriptedFault, SimConfig,
 };
+use super::flights::{Flight, Flights, Port};
+use super::net::{Net, NetEvent};
 use super::op_kinds::{changes_disk, describe, kind_of};
+use super::process::{MAIN, Processes};
 use super::rng::{Rng, Trace};
-use super::tree::{Errno, Ino, Tree};
+use super::tree::{Ino, Tree};
 use crate::driver::{Closer, Completion, Op, OpenOptions, Output, Token};
-
-/// An operation from its submission to the hand-out of its completion.
-pub(super) struct Flight {
-    pub(super) port: u32,
-    pub(super) token: Token,
-    pub(super) op: Op,
-    pub(super) kind: OpKind,
-    /// Not started yet.
-    pub(super) is_queued: bool,
-    /// The last completion before this was submitted: what a flush covers.
-    pub(super) covered_seq: u64,
-    pub(super) fault: Option<Fault>,
-    /// The crash strikes in or after it.
-    pub(super) crash: Option<CrashMoment>,
-    /// Its effect has happened.
-    pub(super) outcome: Option<Result<Output, Errno>>,
-}
-
-/// What the world keeps for one driver.
-#[derive(Default)]
-pub(super) struct Port {
-    queued: Vec<u64>,
-    pub(super) ready: Vec<Completion>,
-    /// Operations that never complete, by token: the process that submitted them is dead.
-    pub(super) void: BTreeMap<u64, Op>,
-    /// Slot of a token -> (its generation, the operation's number).
-    slots: Vec<(u32, u64)>,
-    free: Vec<u32>,
-}
 
 pub(super) struct OpenFile {
     pub(super) ino: Ino,
@@ -49,77 +23,110 @@ pub(super) struct OpenFile {
     pub(super) path: String,
 }
 
+/// What happens at a moment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Effect,
-    Completion,
+pub(super) enum Event {
+    Effect(u64),
+    Completion(u64),
+    Net(NetEvent),
+    Crash { process: u32, is_power_loss: bool },
 }
+
+/// Moment, tie-breaker, event.
+type Due = Reverse<(u64, u32, Event)>;
 
 pub(super) struct State {
     pub(super) config: SimConfig,
     pub(super) rng: Rng,
     /// Chance of crashes, apart from the rest: a run with a crash is the same up to it as one without.
     pub(super) crash_rng: Rng,
+    /// Chance of turns: who goes next, and what it finds first.
+    pub(super) turn_rng: Rng,
     pub(super) trace: Trace,
     pub(super) now_ns: u64,
     pub(super) wall_step_ms: i64,
     /// Sequence number of the last completion handed out.
     pub(super) seq: u64,
     next_order: u64,
-    next_id: u64,
     pub(super) tree: Tree,
-    pub(super) handles: BTreeMap<i64, OpenFile>,
-    pub(super) next_handle: i64,
+    /// By the handle's number, which is never used again.
+    handles: Vec<Option<Box<OpenFile>>>,
     pub(super) closer: Arc<dyn Closer>,
-    pub(super) flights: BTreeMap<u64, Flight>,
-    events: BinaryHeap<Reverse<(u64, u32, u64, Phase)>>,
-    pub(super) ports: BTreeMap<u32, Port>,
-    next_port: u32,
+    pub(super) flights: Flights,
+    events: BinaryHeap<Due>,
+    pub(super) ports: Vec<Option<Box<Port>>>,
+    pub(super) processes: Processes,
+    pub(super) net: Net,
     pub(super) script: Vec<ScriptedFault>,
     pub(super) counters: FaultCounters,
     pub(super) write_count: u64,
     /// Operations started, by kind.
-    pub(super) started: BTreeMap<OpKind, u64>,
-    /// Grows with every crash; drivers of older incarnations are dead.
-    pub(super) incarnation: u64,
-    pub(super) crashed: bool,
+    pub(super) started: [u64; OpKind::COUNT],
     pub(super) crash_wakers: Vec<Waker>,
 }
 
 impl State {
-    pub(super) fn new(seed: u64, config: SimConfig, closer: Arc<dyn Closer>) -> State {
+    pub(super) fn new(seed: u64, config: SimConfig, closer: Arc<dyn Closer>, net: Net) -> State {
         State {
             rng: Rng::new(seed, 1),
             crash_rng: Rng::new(seed, 2),
+            turn_rng: Rng::new(seed, 5),
             trace: Trace::new(seed),
             now_ns: 1_000_000,
             wall_step_ms: 0,
             seq: 1,
             next_order: 0,
-            next_id: 0,
             tree: Tree::new(),
-            handles: BTreeMap::new(),
-            next_handle: 3,
+            handles: Vec::new(),
             closer,
-            flights: BTreeMap::new(),
+            flights: Flights::default(),
             events: BinaryHeap::new(),
-            ports: BTreeMap::new(),
-            next_port: 0,
+            ports: Vec::new(),
+            processes: Processes::new(),
+            net,
             script: Vec::new(),
             counters: FaultCounters::default(),
             write_count: 0,
-            started: BTreeMap::new(),
-            incarnation: 1,
-            crashed: false,
+            started: [0; OpKind::COUNT],
             crash_wakers: Vec::new(),
             config,
         }
     }
 
-    pub(super) fn add_port(&mut self) -> u32 {
-        self.next_port += 1;
-        self.ports.insert(self.next_port, Port::default());
-        self.next_port
+    pub(super) fn add_port(&mut self, process: u32, shard: u64) -> u32 {
+        let incarnation = self.processes.incarnation(process);
+        self.ports
+            .push(Some(Box::new(Port::new(process, incarnation, shard))));
+        (self.ports.len() - 1) as u32
+    }
+
+    pub(super) fn port(&mut self, port: u32) -> Option<&mut Port> {
+        self.ports.get_mut(port as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn handle(&self, raw: i64) -> Option<&OpenFile> {
+        self.handles.get(usize::try_from(raw).ok()?)?.as_deref()
+    }
+
+    pub(super) fn add_handle(&mut self, open: OpenFile) -> i64 {
+        self.handles.push(Some(Box::new(open)));
+        (self.handles.len() - 1) as i64
+    }
+
+    pub(super) fn close_handle(&mut self, raw: i64) {
+        let slot = usize::try_from(raw)
+            .ok()
+            .and_then(|at| self.handles.get_mut(at));
+        if let Some(open) = slot.and_then(Option::take) {
+            if let Ok(inode) = self.tree.inode(open.ino) {
+                inode.handles -= 1;
+            }
+            self.tree.release(open.ino);
+        }
+    }
+
+    pub(super) fn void_handles(&mut self) {
+        self.handles.iter_mut().for_each(|slot| *slot = None);
     }
 
     pub(super) fn next_order(&mut self) -> u64 {
@@ -127,75 +134,59 @@ impl State {
         self.next_order
     }
 
-    pub(super) fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    fn new_token(&mut self, port: u32, id: u64) -> Token {
-        let port = self.ports.entry(port).or_default();
-        let slot = port.free.pop().unwrap_or_else(|| {
-            port.slots.push((0, 0));
-            (port.slots.len() - 1) as u32
-        });
-        let entry = &mut port.slots[slot as usize];
-        *entry = (entry.0 + 1, id);
-        Token(u64::from(entry.0) << 32 | u64::from(slot))
-    }
-
-    fn free_token(&mut self, port: u32, token: Token) {
-        if let Some(port) = self.ports.get_mut(&port) {
-            let slot = token.0 as u32;
-            port.slots[slot as usize].1 = 0;
-            port.free.push(slot);
-        }
-    }
-
     pub(super) fn submit(&mut self, port: u32, is_dead: bool, op: Op) -> Token {
-        let id = self.next_id();
-        let token = self.new_token(port, id);
+        let now_ns = self.now_ns + 200;
+        let covered_seq = self.seq;
+        let Some(place) = self.port(port) else {
+            return Token(u64::MAX);
+        };
+        let token = place.new_token();
         if is_dead {
-            self.ports.entry(port).or_default().void.insert(token.0, op);
+            place.void.insert(token.0, op);
             return token;
         }
-        self.now_ns += 200;
-        describe(&op, &mut self.trace);
         let kind = kind_of(&op);
-        let flight = Flight {
+        describe(&op, &mut self.trace);
+        self.now_ns = now_ns;
+        let id = self.flights.add(Flight {
             port,
             token,
             op,
             kind,
             is_queued: true,
-            covered_seq: self.seq,
+            covered_seq,
             fault: None,
             crash: None,
             outcome: None,
-        };
-        self.flights.insert(id, flight);
-        self.ports.entry(port).or_default().queued.push(id);
+            moved: 0,
+        });
+        if let Some(place) = self.port(port) {
+            place.set_flight(token, id);
+            place.queued.push(id);
+        }
         token
     }
 
     pub(super) fn cancel(&mut self, port: u32, token: Token) {
-        let Some(state) = self.ports.get_mut(&port) else {
+        let Some(state) = self.port(port) else {
             return;
         };
         if let Some(op) = state.void.remove(&token.0) {
             let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
             state.ready.push(Completion { token, op, result });
-            self.free_token(port, token);
+            state.free_token(token);
             return;
         }
-        let Some(&(generation, id)) = state.slots.get(token.0 as u32 as usize) else {
+        let Some(id) = state.flight_of(token) else {
             return;
         };
-        if u64::from(generation) != token.0 >> 32 {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        if flight.kind == OpKind::Socket && !flight.is_queued {
+            self.cancel_socket_op(id);
             return;
         }
-        let Some(flight) = self.flights.get_mut(&id) else {
-            return;
-        };
         // What has begun can rarely be stopped.
         if flight.outcome.is_none() && (flight.is_queued || self.rng.of_256(64)) {
             flight.outcome = Some(Err(libc::ECANCELED));
@@ -206,31 +197,49 @@ impl State {
 
     /// Starts what was submitted: draws its latency, its fault, the crash.
     pub(super) fn start_queued(&mut self, port: u32) {
-        let queued = self
-            .ports
-            .get_mut(&port)
-            .map(|port| std::mem::take(&mut port.queued))
-            .unwrap_or_default();
-        for id in queued {
-            if self.crashed {
+        let Some(place) = self.port(port) else {
+            return;
+        };
+        if place.queued.is_empty() {
+            return;
+        }
+        let (process, incarnation) = (place.process, place.incarnation);
+        let mut queued = std::mem::take(&mut place.queued);
+        for id in queued.drain(..) {
+            if self.processes.incarnation(process) != incarnation {
                 return;
             }
             self.start(id);
         }
+        if let Some(place) = self.port(port) {
+            place.queued = queued;
+        }
     }
 
     fn start(&mut self, id: u64) {
-        let Some(mut flight) = self.flights.remove(&id) else {
+        let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        if changes_disk(&flight.op) && flight.outcome.is_none() {
+        if flight.kind == OpKind::Socket {
+            flight.is_queued = false;
+            self.started[OpKind::Socket as usize] += 1;
+            return self.start_socket_op(id);
+        }
+        let Some(mut flight) = self.flights.borrow_out(id) else {
+            return;
+        };
+        let is_main = |port: &Port| port.process == MAIN;
+        if changes_disk(&flight.op)
+            && flight.outcome.is_none()
+            && self.port(flight.port).is_some_and(|port| is_main(port))
+        {
             self.write_count += 1;
             if self.config.crash_at == Some(self.write_count) {
                 let moments = [CrashMoment::Before, CrashMoment::In, CrashMoment::After];
                 let drawn = moments[self.crash_rng.below(3) as usize];
                 let moment = self.config.crash_moment.unwrap_or(drawn);
                 if moment == CrashMoment::Before {
-                    self.flights.insert(id, flight);
+                    self.flights.put_back(id, flight);
                     self.crash();
                     return;
                 }
@@ -238,7 +247,7 @@ impl State {
             }
         }
         flight.is_queued = false;
-        *self.started.entry(flight.kind).or_default() += 1;
+        self.started[flight.kind as usize] += 1;
         flight.fault = self.draw_fault(&flight);
         let latencies = self.config.latencies;
         let (low, high) = match flight.kind {
@@ -259,15 +268,19 @@ impl State {
         if flight.kind == OpKind::Write {
             // Readers may see a write before its completion is known.
             let effect_ns = self.rng.between(self.now_ns + 1, done_ns);
-            self.schedule(effect_ns, id, Phase::Effect);
+            self.schedule(effect_ns, Event::Effect(id));
         }
-        self.flights.insert(id, flight);
-        self.schedule(done_ns, id, Phase::Completion);
+        self.flights.put_back(id, flight);
+        self.schedule(done_ns, Event::Completion(id));
     }
 
-    fn schedule(&mut self, at_ns: u64, id: u64, phase: Phase) {
+    fn schedule(&mut self, at_ns: u64, event: Event) {
         let tie = self.rng.next_u64() as u32;
-        self.events.push(Reverse((at_ns, tie, id, phase)));
+        self.schedule_at(at_ns, tie, event);
+    }
+
+    pub(super) fn schedule_at(&mut self, at_ns: u64, tie: u32, event: Event) {
+        self.events.push(Reverse((at_ns, tie, event)));
     }
 
     fn draw_fault(&mut self, flight: &Flight) -> Option<Fault> {
@@ -308,30 +321,40 @@ impl State {
         own
     }
 
+    /// When the next event is due.
+    pub(super) fn next_event_ns(&self) -> Option<u64> {
+        self.events.peek().map(|Reverse(due)| due.0)
+    }
+
+    /// Lets happen what is due. Gives whether something happened elsewhere than at `port`.
+    pub(super) fn happen_due(&mut self, port: u32) -> bool {
+        let mut foreign = false;
+        while let Some(Reverse((at_ns, _, event))) = self.events.peek().copied() {
+            if at_ns > self.now_ns {
+                break;
+            }
+            self.events.pop();
+            foreign |= self.happen(event) != Some(port);
+        }
+        foreign
+    }
+
     /// Lets time pass until `port` has a completion, another port's event came, or `deadline_ns`.
     /// False: nothing will ever happen.
     pub(super) fn advance(&mut self, port: u32, deadline_ns: Option<u64>) -> bool {
-        let mut foreign = false;
+        let Some((process, incarnation)) = self.port(port).map(|p| (p.process, p.incarnation))
+        else {
+            return true;
+        };
         loop {
-            if self.crashed {
-                return true;
-            }
-            let next_ns = self.events.peek().map(|Reverse(event)| event.0);
-            if next_ns.is_some_and(|at_ns| at_ns <= self.now_ns) {
-                if let Some(Reverse((_, _, id, phase))) = self.events.pop() {
-                    foreign |= self.happen(id, phase) != Some(port);
-                }
-                continue;
-            }
-            if foreign
-                || self
-                    .ports
-                    .get(&port)
-                    .is_some_and(|port| !port.ready.is_empty())
+            let foreign = self.happen_due(port);
+            if self.processes.incarnation(process) != incarnation
+                || foreign
+                || self.port(port).is_some_and(|port| !port.ready.is_empty())
             {
                 return true;
             }
-            match (next_ns, deadline_ns) {
+            match (self.next_event_ns(), deadline_ns) {
                 (_, Some(deadline_ns)) if deadline_ns <= self.now_ns => return true,
                 (Some(next_ns), Some(deadline_ns)) => self.now_ns = next_ns.min(deadline_ns),
                 (Some(next_ns), None) => self.now_ns = next_ns,
@@ -342,51 +365,73 @@ impl State {
     }
 
     /// One event. Returns the port it belongs to.
-    fn happen(&mut self, id: u64, phase: Phase) -> Option<u32> {
-        self.take_effect(id);
-        let port = self.flights.get(&id).map(|flight| flight.port)?;
-        if phase == Phase::Completion && !self.crashed {
-            self.finish(id);
+    fn happen(&mut self, event: Event) -> Option<u32> {
+        match event {
+            Event::Effect(id) => {
+                self.take_effect(id);
+                self.flights.get_mut(id).map(|flight| flight.port)
+            }
+            Event::Completion(id) => {
+                self.take_effect(id);
+                let port = self.flights.get_mut(id).map(|flight| flight.port)?;
+                self.finish(id);
+                Some(port)
+            }
+            Event::Net(event) => {
+                self.net_event(event);
+                None
+            }
+            Event::Crash {
+                process,
+                is_power_loss,
+            } => {
+                if self.processes.is_alive(process) {
+                    match is_power_loss && process == MAIN {
+                        true => self.power_loss(),
+                        false => self.kill(process),
+                    }
+                }
+                None
+            }
         }
-        Some(port)
     }
 
     /// The effect of an operation, once.
     pub(super) fn take_effect(&mut self, id: u64) {
-        let Some(mut flight) = self.flights.remove(&id) else {
+        let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        if flight.outcome.is_none() {
-            let cut = flight.crash == Some(CrashMoment::In);
-            flight.outcome = Some(self.execute(id, &mut flight, cut));
-            if flight.crash.is_some() {
-                if cut
-                    && flight.kind == OpKind::Write
-                    && self.config.crash_kind == CrashKind::PowerLoss
-                {
-                    self.reached_disk(id, &flight);
-                } else if !cut {
-                    self.mark_completed(id, &mut flight);
-                }
-                self.ports
-                    .entry(flight.port)
-                    .or_default()
-                    .void
-                    .insert(flight.token.0, flight.op);
-                self.crash();
-                return;
-            }
+        if flight.outcome.is_some() {
+            return;
         }
-        self.flights.insert(id, flight);
+        let Some(mut flight) = self.flights.borrow_out(id) else {
+            return;
+        };
+        let cut = flight.crash == Some(CrashMoment::In);
+        flight.outcome = Some(self.execute(id, &mut flight, cut));
+        if flight.crash.is_some() {
+            if cut && flight.kind == OpKind::Write && self.config.crash_kind == CrashKind::PowerLoss
+            {
+                self.reached_disk(id, &flight);
+            } else if !cut {
+                self.mark_completed(id, &mut flight);
+            }
+            self.flights.forget(id);
+            if let Some(port) = self.port(flight.port) {
+                port.void.insert(flight.token.0, flight.op);
+            }
+            self.crash();
+            return;
+        }
+        self.flights.put_back(id, flight);
     }
 
     /// Hands out a completion.
-    fn finish(&mut self, id: u64) {
-        let Some(mut flight) = self.flights.remove(&id) else {
+    pub(super) fn finish(&mut self, id: u64) {
+        let Some(mut flight) = self.flights.remove(id) else {
             return;
         };
         self.mark_completed(id, &mut flight);
-        self.free_token(flight.port, flight.token);
         let outcome = flight.outcome.unwrap_or(Err(libc::EIO));
         self.trace.add(id ^ 0xC0_0000_0000);
         self.trace.add(self.now_ns);
@@ -395,41 +440,50 @@ impl State {
             Ok(_) => u64::MAX,
             Err(errno) => !(*errno as u64),
         });
+        if self.trace.is_told() {
+            self.tell_completion(flight.port, &flight.op, &outcome);
+        }
         let result = outcome.map_err(io::Error::from_raw_os_error);
-        let port = self.ports.entry(flight.port).or_default();
-        port.ready.push(Completion {
-            token: flight.token,
-            op: flight.op,
-            result,
+        if let Some(port) = self.port(flight.port) {
+            port.free_token(flight.token);
+            port.ready.push(Completion {
+                token: flight.token,
+                op: flight.op,
+                result,
+            });
+        }
+    }
+
+    pub(super) fn has_ready(&mut self, port: u32) -> bool {
+        self.port(port).is_some_and(|port| !port.ready.is_empty())
+    }
+
+    /// Gives a shard what has completed, in any order.
+    pub(super) fn hand_out(&mut self, port: u32, completions: &mut Vec<Completion>) {
+        let first = completions.len();
+        if let Some(port) = self.port(port) {
+            completions.append(&mut port.ready);
+        }
+        let ready = &mut completions[first..];
+        for last in (1..ready.len()).rev() {
+            let other = self.turn_rng.below(last as u64 + 1) as usize;
+            ready.swap(last, other);
+        }
+    }
+
+    /// Events of operations that are no longer under way go.
+    pub(super) fn forget_events_of_the_dead(&mut self) {
+        let flights = &self.flights;
+        self.events.retain(|Reverse((_, _, event))| match event {
+            Event::Effect(id) | Event::Completion(id) => flights.contains(*id),
+            Event::Net(_) | Event::Crash { .. } => true,
         });
     }
 
     pub(super) fn crash(&mut self) {
         match self.config.crash_kind {
             CrashKind::PowerLoss => self.power_loss(),
-            CrashKind::KillProcess => self.kill_process(),
+            CrashKind::KillProcess => self.kill(MAIN),
         }
-    }
-
-    /// All that runs is gone: its operations never complete.
-    pub(super) fn bury(&mut self, flights: BTreeMap<u64, Flight>) {
-        for flight in flights.into_values() {
-            self.ports
-                .entry(flight.port)
-                .or_default()
-                .void
-                .insert(flight.token.0, flight.op);
-        }
-        for port in self.ports.values_mut() {
-            port.queued.clear();
-            for completion in port.ready.drain(..) {
-                port.void.insert(completion.token.0, completion.op);
-            }
-        }
-        self.events.clear();
-        self.handles.clear();
-        self.incarnation += 1;
-        self.crashed = true;
-        self.trace.add(0xDEAD ^ self.now_ns);
     }
 }

@@ -2,17 +2,24 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::config::{FaultCounters, FaultPlan, OpKind, ScriptedFault, SimConfig};
+use super::config::{CrashKind, FaultCounters, FaultPlan, OpKind, ScriptedFault, SimConfig};
 use super::driver::SimDriver;
+use super::net::{Net, SOCKET_MARK};
+use super::net_config::{Loss, NetConfig, NetCounters, NetFaultPlan};
 use super::page::PAGE_BYTES;
-use super::state::State;
+use super::process::{MAIN, ProcessId};
+use super::rng::TraceSink;
+use super::state::{Event, State};
 use crate::buf::BufferPool;
-use crate::driver::Closer;
+use crate::driver::{Closer, SocketHandle};
 use crate::rt::{Rt, ShardId};
 
 /// A simulated machine: disk, clock, chance and faults from one seed. Cheap to clone; outlives
@@ -29,14 +36,19 @@ struct Shared {
 
 /// Handles dropped since the world looked last. Apart from the state, so that a handle can go at
 /// any moment.
-struct SimCloser(Mutex<Vec<i64>>);
+#[derive(Default)]
+struct SimCloser {
+    any: AtomicBool,
+    raw: Mutex<Vec<i64>>,
+}
 
 impl Closer for SimCloser {
     fn close(&self, raw: i64) {
-        self.0
+        self.raw
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(raw);
+        self.any.store(true, Ordering::Release);
     }
 }
 
@@ -48,8 +60,9 @@ impl SimWorld {
             align == 0 || (align.is_power_of_two() && (512..=4096).contains(&align)),
             "no such device"
         );
-        let closed = Arc::new(SimCloser(Mutex::new(Vec::new())));
-        let state = Mutex::new(State::new(seed, config, closed.clone()));
+        let closed = Arc::new(SimCloser::default());
+        let net = Net::new(seed, closed.clone());
+        let state = Mutex::new(State::new(seed, config, closed.clone(), net));
         SimWorld(Arc::new(Shared {
             seed,
             state,
@@ -59,20 +72,16 @@ impl SimWorld {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = std::mem::take(
-            &mut *self
-                .0
-                .closed
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for raw in closed {
-            if let Some(open) = state.handles.remove(&raw) {
-                if let Ok(inode) = state.tree.inode(open.ino) {
-                    inode.handles -= 1;
+        let closed = &self.0.closed;
+        if closed.any.swap(false, Ordering::Acquire) {
+            let mut list = closed.raw.lock().unwrap_or_else(PoisonError::into_inner);
+            let list = std::mem::take(&mut *list);
+            for raw in list {
+                if raw & SOCKET_MARK == 0 {
+                    state.close_handle(raw);
+                } else {
+                    state.close_socket(raw);
                 }
-                state.tree.release(open.ino);
             }
         }
         state
@@ -87,8 +96,115 @@ impl SimWorld {
     /// late, at any time until the recovery barrier (`fallocate(KEEP_SIZE, 0, 4096)` on that file),
     /// whole, in part or never; other operations in flight happened or not. All handles are void.
     pub fn kill_process(&self) {
-        self.lock().kill_process();
+        self.kill(ProcessId::MAIN);
+    }
+
+    /// `kill -9` of any process, as [`SimWorld::kill_process`]: its kernel closes its sockets, with
+    /// a reset where bytes were unread.
+    pub fn kill(&self, process: ProcessId) {
+        let mut state = self.lock();
+        if process == ProcessId::MAIN || state.processes.is_alive(process.0) {
+            state.kill(process.0);
+        }
+        drop(state);
         self.wake_crash_watchers();
+    }
+
+    /// Another process, on a machine of its own without a disk (file operations answer ENOSYS).
+    pub fn add_process(&self, name: &str) -> ProcessId {
+        ProcessId(self.lock().processes.add(name))
+    }
+
+    /// It runs: it was not killed, nor has it ended, since it was started last.
+    pub fn is_alive(&self, process: ProcessId) -> bool {
+        self.lock().processes.is_alive(process.0)
+    }
+
+    /// A listening socket of a living process, and its address (which matters for port 0).
+    pub fn listen(
+        &self,
+        process: ProcessId,
+        addr: SocketAddr,
+        backlog: u32,
+    ) -> io::Result<(SocketHandle, SocketAddr)> {
+        self.lock().listen(process.0, addr, backlog)
+    }
+
+    /// Plans the death of a process at a moment of virtual time. (Power loss is for
+    /// [`ProcessId::MAIN`]; others are killed.)
+    pub fn crash_at_ns(&self, process: ProcessId, at_ns: u64, kind: CrashKind) {
+        let event = Event::Crash {
+            process: process.0,
+            is_power_loss: kind == CrashKind::PowerLoss,
+        };
+        self.lock().schedule_at(at_ns, 0, event);
+    }
+
+    /// The same at a moment between two that the seed chooses. Returns it.
+    pub fn crash_within(
+        &self,
+        process: ProcessId,
+        from_ns: u64,
+        to_ns: u64,
+        kind: CrashKind,
+    ) -> u64 {
+        let at_ns = self.lock().crash_rng.between(from_ns, to_ns);
+        self.crash_at_ns(process, at_ns, kind);
+        at_ns
+    }
+
+    /// Changes the network: delays and faults from now on, buffers of new connections.
+    pub fn set_net(&self, net: NetConfig) {
+        self.lock().config.net = net;
+    }
+
+    /// Faults of the network by chance from now on.
+    pub fn set_net_faults(&self, plan: NetFaultPlan) {
+        self.lock().config.net.faults = plan;
+    }
+
+    /// What the network did, and how often each kind of trouble was met.
+    pub fn net_counters(&self) -> NetCounters {
+        self.lock().net.counters
+    }
+
+    /// Lets nothing pass between two processes, either way, for a while.
+    pub fn cut_link(&self, one: ProcessId, other: ProcessId, time: Duration) {
+        self.cut_one_way(one, other, time);
+        self.cut_one_way(other, one, time);
+    }
+
+    /// Lets nothing pass from one process to the other for a while.
+    pub fn cut_one_way(&self, from: ProcessId, to: ProcessId, time: Duration) {
+        let mut state = self.lock();
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = state.now_ns.saturating_add(ns);
+        state.net.counters.cuts += 1;
+        state.cut_link(from.0, to.0, until_ns);
+    }
+
+    /// Ends all cuts. What waits behind one arrives when it was to end.
+    pub fn heal_links(&self) {
+        self.lock().net.heal();
+    }
+
+    /// Loses all connections of a process.
+    pub fn break_connections(&self, process: ProcessId, loss: Loss) {
+        self.lock().break_connections(process.0, loss);
+    }
+
+    /// Adds a line of the caller's own to the hash and the readable trace.
+    pub fn note(&self, line: &str) {
+        let mut state = self.lock();
+        let now_ns = state.now_ns;
+        state.trace.add_bytes(line.as_bytes());
+        state.trace.tell(now_ns, || line.to_owned());
+    }
+
+    /// Has events told, a line each, beginning with the time in seconds; `None` ends it. The sink
+    /// must not use the world.
+    pub fn set_trace(&self, sink: Option<TraceSink>) {
+        self.lock().trace.set_sink(sink);
     }
 
     /// The machine loses power: of what no flush covered, each 512-byte sector, each file's size
@@ -105,7 +221,7 @@ impl SimWorld {
 
     /// A crash struck, and no new process ([`SimDriver`]) has been started since.
     pub fn crashed(&self) -> bool {
-        self.lock().crashed
+        self.lock().processes.has_crashed(MAIN)
     }
 
     /// Operations started so far that change the disk: writes, flushes (directories' too),
@@ -117,7 +233,7 @@ impl SimWorld {
 
     /// Operations of a kind started so far, those that failed included.
     pub fn op_count(&self, kind: OpKind) -> u64 {
-        self.lock().started.get(&kind).copied().unwrap_or(0)
+        self.lock().started[kind as usize]
     }
 
     /// Plans (or calls off) a crash at a later change of the disk.
