@@ -123,6 +123,8 @@ fn an_idle_log_keeps_its_partial_block_and_nothing_else() {
         let first = append(&log, batch(1, 100, 1)).await.unwrap();
         log.wait(&first).await.unwrap();
         assert_eq!(shard.open_files(), 1);
+        let size = rt.stat("/data/t-0/00000000000000000000.log").await.unwrap();
+        assert_eq!(size.len, 16 << 10, "the first preparation step is small");
         // Enough to have large steps prepared.
         for _ in 0..300 {
             let appended = append(&log, batch(1, 4_000, 1)).await.unwrap();

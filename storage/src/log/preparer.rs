@@ -184,7 +184,7 @@ impl LogInner {
         let lasted_ms = self.now_ms().saturating_sub(segment.prepared_at_ms.get());
         let step = match last {
             0 => STEP_BYTES_FIRST,
-            _ if lasted_ms < STEP_MS => (last * 2).min(STEP_BYTES_MAX),
+            _ if lasted_ms < STEP_MS => (last * 2).clamp(STEP_BYTES_MIN, STEP_BYTES_MAX),
             _ => (last / 2).max(STEP_BYTES_MIN),
         };
         segment.prepare_step.set(step);

@@ -1,5 +1,6 @@
 //! Disks: full, failing, read-only, slow, and one that refuses direct I/O.
 
+use super::cleanup::CGROUP_PREFIX;
 use super::scene::{FAULT_LIMIT, MemoryMount, Outcome, Scene, fill, free_bytes, spec_on};
 use crate::interop::Setting;
 use crate::interop::kill9::Chance;
@@ -282,7 +283,7 @@ impl Throttle {
             mounted = Some(root.clone());
         }
         let throttle = Throttle {
-            dir: root.join(format!("corelog-fault-{}", std::process::id())),
+            dir: root.join(format!("{CGROUP_PREFIX}{}", std::process::id())),
             root,
             pid,
             device: format!("{}:{}", libc::major(number), libc::minor(number)),

@@ -4,6 +4,7 @@
 //!
 //! Start reading at [`FAULTS`]; `scene.rs` is what they share.
 
+mod cleanup;
 mod disk;
 mod kills;
 mod process;
@@ -72,11 +73,16 @@ pub fn run(options: &Options) -> Result<bool> {
         Some(program) => program.clone(),
         None => crate::interop::build(None)?,
     };
+    let runs = target_dir().join("interop/run");
+    std::fs::create_dir_all(&runs)?;
+    cleanup::note_signals();
+    cleanup::remove_leftovers(&runs, &runs)?;
     let (mut passed, mut failed) = (0, 0);
     for (name, _, fault) in wanted {
-        let scratch = target_dir()
-            .join("interop/run")
-            .join(format!("fault-{name}-{}", std::process::id()));
+        if cleanup::is_stopped() {
+            bail!("stopped by a signal");
+        }
+        let scratch = runs.join(format!("fault-{name}-{}", std::process::id()));
         if scratch.exists() {
             std::fs::remove_dir_all(&scratch)?;
         }

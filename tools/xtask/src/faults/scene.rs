@@ -110,6 +110,7 @@ impl<'a> Scene<'a> {
     ) -> Result<()> {
         let deadline = Instant::now() + FAULT_LIMIT;
         while !so(self)? {
+            ensure!(!super::cleanup::is_stopped(), "stopped by a signal");
             if Instant::now() > deadline {
                 bail!(
                     "not within {} s: {what}; {}",

@@ -201,11 +201,13 @@ impl<'a> Steps<'a> {
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let begin = Instant::now();
+        let cpu = cpu_seconds(self.pid).unwrap_or(0.0);
         let done = work().with_context(|| step.to_owned())?;
         let seconds = begin.elapsed().as_secs_f64();
         let disk = disk_mib(self.data)?;
         self.disk_mib_max = self.disk_mib_max.max(disk);
-        // A broker that is gone has no memory.
+        // A broker that is gone has no memory, and says no more what it used.
+        let cpu = cpu_seconds(self.pid).map_or(0.0, |now| now - cpu);
         let (now, peak) = (
             rss_kib(self.pid).unwrap_or(0),
             peak_rss_kib(self.pid).unwrap_or(0),
@@ -214,7 +216,7 @@ impl<'a> Steps<'a> {
         suite.check(
             true,
             format!(
-                "{step}: seconds={seconds:.2} rss_mib={} open_files_max={} du_mib={disk}",
+                "{step}: seconds={seconds:.2} broker_cpu_seconds={cpu:.2} rss_mib={} open_files_max={} du_mib={disk}",
                 now >> 10,
                 self.files_max.load(Ordering::Relaxed)
             ),
