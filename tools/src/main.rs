@@ -1,7 +1,8 @@
 //! `corelog`: the command line for topics, configuration, consumer groups and records.
 //!
 //! It speaks to any Kafka-compatible broker through [`corelog_net::client`] and must never know how a broker works
-//! inside. Start reading at [`Command`]; each command is a file.
+//! inside; [`dump`] and [`doctor`] alone look at files and at the machine. Start reading at [`Command`]; each
+//! command is a file.
 
 /// `println!` that ends the program quietly when the reader of its output has seen enough.
 macro_rules! say {
@@ -17,6 +18,9 @@ pub(crate) use say;
 mod cluster;
 mod configs;
 mod consume;
+mod corelogd;
+mod doctor;
+mod dump;
 mod groups;
 mod produce;
 mod topics;
@@ -62,11 +66,16 @@ enum Command {
     Produce(produce::Options),
     /// Prints records, one line each.
     Consume(consume::Options),
+    /// Examines the machine: kernel, limits, disks, network, CPUs, memory; says what to change.
+    Doctor(doctor::Options),
+    /// Prints and checks the files of a log directory; needs no broker.
+    Dump(dump::Options),
 }
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         // The reader of our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -81,18 +90,28 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn run(args: Args) -> Result<()> {
+/// False: what was asked for was done, and its finding is bad.
+fn run(args: Args) -> Result<bool> {
+    match args.command {
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Dump(options) => dump::run(&options),
+        command => with_cluster(&args.bootstrap_server, command).map(|()| true),
+    }
+}
+
+fn with_cluster(bootstrap_server: &str, command: Command) -> Result<()> {
     check_environment()?;
     let driver = UringDriver::new(RING_ENTRIES).context("cannot make an io_uring")?;
     let rt = Rt::new(ShardId(0), Box::new(driver), BufferPool::new(POOL_BYTES));
     let done = rt.block_on(async {
-        let cluster = cluster::Cluster::connect(&rt, &args.bootstrap_server).await?;
-        match args.command {
+        let cluster = cluster::Cluster::connect(&rt, bootstrap_server).await?;
+        match command {
             Command::Topic(command) => topics::run(&cluster, command).await,
             Command::Config(command) => configs::run(&cluster, command).await,
             Command::Group(command) => groups::run(&cluster, command).await,
             Command::Produce(options) => produce::run(&cluster, options).await,
             Command::Consume(options) => consume::run(&cluster, options).await,
+            Command::Doctor(_) | Command::Dump(_) => Ok(()), // need no cluster
         }
     });
     rt.close();

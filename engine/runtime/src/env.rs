@@ -13,7 +13,7 @@ use crate::uring::UringDriver;
 /// Oldest kernel with every ring flag in use.
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Open files below which a warning is given.
-const NOFILE_WANTED: u64 = 65_536;
+pub(crate) const NOFILE_WANTED: u64 = 65_536;
 
 /// The machine as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,6 @@ pub struct EnvReport {
     pub open_files_max: u64,
     /// Bytes that may be locked in memory; `None` = no limit. Only registered buffers need them.
     pub memlock_bytes: Option<u64>,
-    /// Things that work worse than they could, as sentences.
-    pub warnings: Vec<String>,
 }
 
 /// Why a shard cannot run here.
@@ -90,22 +88,28 @@ pub fn check_environment() -> Result<EnvReport, EnvError> {
         return Err(EnvError::KernelTooOld(kernel));
     }
     check_uring()?;
-    let mut warnings = Vec::new();
     let open_files_max = raise_open_files();
-    if open_files_max < NOFILE_WANTED {
-        warnings.push(format!(
-            "only {open_files_max} files may be open (connections and segments count): \
-             raise the limit with `ulimit -Hn {NOFILE_WANTED}` or LimitNOFILE="
-        ));
-    }
-    let memlock = limit(libc::RLIMIT_MEMLOCK).rlim_max;
-    let memlock_bytes = (memlock != libc::RLIM_INFINITY).then_some(memlock);
     Ok(EnvReport {
         kernel,
         open_files_max,
-        memlock_bytes,
-        warnings,
+        memlock_bytes: memlock_bytes(),
     })
+}
+
+/// Bytes that may be locked in memory; `None` = no limit.
+pub(crate) fn memlock_bytes() -> Option<u64> {
+    let memlock = limit(libc::RLIMIT_MEMLOCK).rlim_max;
+    (memlock != libc::RLIM_INFINITY).then_some(memlock)
+}
+
+/// Files that may be open, after raising the limit as far as allowed.
+pub(crate) fn open_files_max() -> u64 {
+    raise_open_files()
+}
+
+/// What newer kernels' rings can do, by name, and whether this one's can.
+pub(crate) fn uring_abilities() -> Vec<(&'static str, bool)> {
+    UringDriver::new(8).map_or_else(|_| Vec::new(), |driver| driver.abilities().to_vec())
 }
 
 /// Tells the direct-I/O alignment of a directory's file system in bytes: statx is asked, and one

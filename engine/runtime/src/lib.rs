@@ -20,6 +20,7 @@ pub mod buf;
 mod calls;
 pub mod cpus;
 pub mod crash;
+pub mod doctor;
 pub mod driver;
 pub mod env;
 pub mod files;

@@ -1,6 +1,6 @@
 //! `corelog.memory.bytes`: one bound for caches, pools and requests, shared equally by the shards.
 
-use corelog_runtime::blocking;
+use corelog_runtime::doctor;
 
 /// Least memory a shard can work with.
 const SHARD_BYTES_MIN: u64 = 8 << 20;
@@ -36,26 +36,9 @@ pub fn share(total: u64, shards: usize) -> ShardMemory {
     }
 }
 
-/// The default: a quarter of the smaller of RAM and the control group's limit.
+/// The default: a quarter of the smaller of RAM and the control groups' limits.
 pub fn default_bytes() -> u64 {
-    let ram = blocking::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| mem_total(&text));
-    let group = blocking::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let smaller = match (ram, group) {
-        (Some(ram), Some(group)) => u64::min(ram, group),
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => UNKNOWN_BYTES,
-    };
-    smaller / 4
-}
-
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kib.checked_mul(1024)
+    doctor::memory_limit_bytes().unwrap_or(UNKNOWN_BYTES) / 4
 }
 
 #[cfg(test)]
@@ -74,14 +57,5 @@ mod tests {
                 + memory.cold_read_bytes;
             assert!((each * shards) as u64 <= total);
         }
-    }
-
-    #[test]
-    fn reads_the_kernels_total() {
-        assert_eq!(
-            mem_total("MemTotal:       24576 kB\nMemFree: 1 kB\n"),
-            Some(24576 * 1024)
-        );
-        assert_eq!(mem_total("nothing"), None);
     }
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 use corelog_core::config::keys::broker_keys;
 use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
+use corelog_runtime::doctor::{self, Examined, Verdict};
 use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
@@ -146,10 +147,8 @@ fn run_logged(options: &Options) -> Result<(), StartError> {
     let config = read_config(options)?;
     crash::describe(&config);
     let env = corelog_runtime::check_environment().map_err(start_error)?;
-    env.warnings
-        .iter()
-        .for_each(|warning| tracing::warn!("{warning}"));
     check_log_dir(&config)?;
+    warn_of_machine(&config);
     let cpus = match &config.cores {
         Cores::All => cpus::allowed(),
         Cores::List(list) => {
@@ -228,6 +227,26 @@ fn check_log_dir(config: &BrokerConfig) -> Result<(), StartError> {
     corelog_runtime::check_direct_io(&dir)
         .map(|_| ())
         .map_err(start_error)
+}
+
+/// Logs what of the machine is not as it should be: the checks of `corelog doctor` that take no time.
+fn warn_of_machine(config: &BrokerConfig) {
+    let examined = Examined {
+        log_dirs: config.log_dirs.iter().map(PathBuf::from).collect(),
+        direct: config.storage_io == StorageIo::Direct,
+        cpus: match &config.cores {
+            Cores::All => Vec::new(),
+            Cores::List(list) => list.clone(),
+        },
+        listen_backlog: u32::try_from(config.socket_listen_backlog_size).unwrap_or(0),
+        measure: false,
+    };
+    for check in doctor::examine(&examined) {
+        if check.verdict != Verdict::Ok {
+            let (found, advice) = (check.found, check.advice);
+            tracing::warn!(found, advice, "{}", check.name);
+        }
+    }
 }
 
 /// A broker whose shards run.

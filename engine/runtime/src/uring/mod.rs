@@ -151,6 +151,14 @@ impl UringDriver {
         })
     }
 
+    /// What newer kernels can do, by name, and whether this one can.
+    pub(crate) fn abilities(&self) -> [(&'static str, bool); 2] {
+        [
+            ("ftruncate", self.abilities.ftruncate),
+            ("msg_ring", self.abilities.msg_ring),
+        ]
+    }
+
     fn take_slot(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {

@@ -1,6 +1,7 @@
 //! `kill9`: nothing acknowledged is lost, doubled, reordered or moved when the broker is killed under load (R11, R31, R32).
 
 use super::clients::CALL_LIMIT;
+use super::dump_facts::{self, Facts};
 use super::subject::{Broker, Spec, Subject};
 use super::{Setting, Suite};
 use crate::process::{self, Dialogue, number, word};
@@ -181,6 +182,7 @@ fn dump(setting: &Setting, suite: &mut Suite, spec: &Spec) -> Result<()> {
         spec.data.display()
     );
     let mut complaints = 0;
+    let mut facts = Facts::new();
     for chunk in files.chunks(40) {
         let list: Vec<String> = chunk
             .iter()
@@ -197,6 +199,7 @@ fn dump(setting: &Setting, suite: &mut Suite, spec: &Spec) -> Result<()> {
                 output.tail()
             );
         }
+        dump_facts::of_kafka(&output.stdout, &mut facts);
         for line in output.stdout.lines().chain(output.stderr.lines()) {
             if DUMP_COMPLAINTS
                 .iter()
@@ -216,7 +219,10 @@ fn dump(setting: &Setting, suite: &mut Suite, spec: &Spec) -> Result<()> {
             files.len()
         ),
     );
-    Ok(())
+    match setting.subject {
+        Subject::Corelog(_) => dump_facts::compare(setting, suite, &files, &facts),
+        Subject::Kafka | Subject::Running(_) => Ok(()),
+    }
 }
 
 fn find_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {

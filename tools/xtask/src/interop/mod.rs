@@ -6,6 +6,7 @@
 
 pub mod barrier;
 pub(crate) mod clients;
+mod dump_facts;
 mod flush;
 pub(crate) mod freeze;
 mod groups;
