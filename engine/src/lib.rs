@@ -13,6 +13,7 @@ pub mod controller;
 pub mod daemon;
 pub mod errors;
 pub mod groups;
+pub mod latency;
 pub mod metadata_log;
 mod race;
 pub mod request_memory;

@@ -17,6 +17,7 @@ pub struct RequestMemory {
     large: Semaphore,
     large_bytes: usize,
     parked: Semaphore,
+    all_bytes: usize,
 }
 
 impl RequestMemory {
@@ -31,7 +32,14 @@ impl RequestMemory {
             large: Semaphore::new(large_bytes),
             large_bytes,
             parked: Semaphore::new(parked_bytes),
+            all_bytes: small_bytes + large_bytes + parked_bytes,
         }
+    }
+
+    /// Taken and not given back.
+    pub fn used_bytes(&self) -> usize {
+        let left = [&self.small, &self.large, &self.parked].map(Semaphore::available);
+        self.all_bytes.saturating_sub(left.iter().sum())
     }
 
     /// Memory for a request that waits for what other clients do; `None` when there is none left.

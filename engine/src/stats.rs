@@ -4,10 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
+use std::time::Duration;
 
-/// Largest latency kept, in microseconds (one minute); longer ones count as this.
-const LATENCY_US_MAX: u64 = 60_000_000;
+use crate::latency::{Buckets, Latency, LatencySummary, Stage};
 
 /// How the bytes of a fetch reached the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +40,14 @@ pub struct Stats {
     pub connections_accepted: Cell<u64>,
     /// Connections closed because what they sent was not acceptable.
     pub connections_refused: Cell<u64>,
-    /// Produce latency from the frame's last byte to its answer, in µs.
-    pub produce_latency_us: RefCell<Histogram<u64>>,
-    /// Fetch latency from the frame's last byte to the answer's first, waiting included, in µs.
-    pub fetch_latency_us: RefCell<Histogram<u64>>,
+    /// Appends whose acknowledgement waited for a flush.
+    pub flush_acks: Cell<u64>,
+    stages: [Latency; Stage::ALL.len()],
 }
 
 impl Stats {
     /// All zero.
     pub fn new() -> Stats {
-        let histogram = || {
-            Histogram::new_with_bounds(1, LATENCY_US_MAX, 2)
-                .expect("bounds and digits are constants in range")
-        };
         Stats {
             requests: RefCell::default(),
             errors: RefCell::default(),
@@ -64,8 +58,8 @@ impl Stats {
             connections: Cell::new(0),
             connections_accepted: Cell::new(0),
             connections_refused: Cell::new(0),
-            produce_latency_us: RefCell::new(histogram()),
-            fetch_latency_us: RefCell::new(histogram()),
+            flush_acks: Cell::new(0),
+            stages: Default::default(),
         }
     }
 
@@ -85,6 +79,16 @@ impl Stats {
         }
     }
 
+    /// A stage of a request took so long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.stages[stage as usize].record(took);
+    }
+
+    /// The same, for `count` requests at once.
+    pub fn stage_n(&self, stage: Stage, took: Duration, count: usize) {
+        self.stages[stage as usize].record_n(took, count as u64);
+    }
+
     /// Record bytes left for a consumer.
     pub fn count_fetch_bytes(&self, path: FetchPath, bytes: usize) {
         add(&self.fetch_bytes[path as usize], bytes as u64);
@@ -100,34 +104,6 @@ impl Default for Stats {
 /// Adds to a counter.
 pub fn add(cell: &Cell<u64>, amount: u64) {
     cell.set(cell.get().wrapping_add(amount));
-}
-
-/// Quantiles of a latency, in µs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LatencySummary {
-    /// Values recorded.
-    pub count: u64,
-    /// Median.
-    pub p50_us: u64,
-    /// 99th percentile.
-    pub p99_us: u64,
-    /// 99.9th percentile.
-    pub p999_us: u64,
-    /// Largest.
-    pub max_us: u64,
-}
-
-impl LatencySummary {
-    /// Summary of a histogram.
-    pub fn of(histogram: &Histogram<u64>) -> LatencySummary {
-        LatencySummary {
-            count: histogram.len(),
-            p50_us: histogram.value_at_quantile(0.5),
-            p99_us: histogram.value_at_quantile(0.99),
-            p999_us: histogram.value_at_quantile(0.999),
-            max_us: histogram.max(),
-        }
-    }
 }
 
 /// Copy of one shard's counters.
@@ -157,6 +133,16 @@ pub struct ShardStats {
     pub produce_latency: LatencySummary,
     /// Fetch latency.
     pub fetch_latency: LatencySummary,
+    /// Stages of requests.
+    pub stages: Vec<(Stage, Buckets)>,
+    /// Flushes.
+    pub flush_buckets: Buckets,
+    /// Memory in use, by purpose, in bytes.
+    pub memory: Vec<(&'static str, u64)>,
+    /// Stalls by what held the shard.
+    pub stalls: Vec<(&'static str, corelog_runtime::Stall)>,
+    /// Appends whose acknowledgement waited for a flush.
+    pub flush_acks: u64,
     /// Partitions this shard owns.
     pub partitions: u64,
     /// Counters of other rooms (runtime, storage): (name, help, value).
@@ -187,8 +173,14 @@ impl Stats {
             connections: self.connections.get(),
             connections_accepted: self.connections_accepted.get(),
             connections_refused: self.connections_refused.get(),
-            produce_latency: LatencySummary::of(&self.produce_latency_us.borrow()),
-            fetch_latency: LatencySummary::of(&self.fetch_latency_us.borrow()),
+            produce_latency: self.stages[Stage::ProduceTotal as usize].summary(),
+            fetch_latency: self.stages[Stage::FetchData as usize].summary(),
+            stages: Stage::ALL
+                .into_iter()
+                .zip(&self.stages)
+                .map(|(stage, latency)| (stage, latency.buckets()))
+                .collect(),
+            flush_acks: self.flush_acks.get(),
             ..ShardStats::default()
         }
     }
@@ -199,7 +191,7 @@ pub fn add_runtime(stats: &mut ShardStats, runtime: &corelog_runtime::RtCounters
     stats.others.extend([
         (
             "corelog_shard_stalls",
-            "Turns of the shard over 5 ms.",
+            "Pieces of the shard's turns over 5 ms.",
             runtime.stalls,
         ),
         (
@@ -243,11 +235,23 @@ pub fn add_runtime(stats: &mut ShardStats, runtime: &corelog_runtime::RtCounters
             runtime.driver.sendfile_calls,
         ),
     ]);
-    stats.gauges.push((
-        "corelog_shard_tasks",
-        "Tasks alive.",
-        runtime.live_tasks as i64,
-    ));
+    stats.gauges.extend([
+        (
+            "corelog_shard_tasks",
+            "Tasks alive.",
+            runtime.live_tasks as i64,
+        ),
+        (
+            "corelog_shard_stall_longest_microseconds",
+            "The longest piece of a turn over 5 ms since the start; 0 when there was none.",
+            (runtime.stall_longest_ns / 1000) as i64,
+        ),
+        (
+            "corelog_ring_operations_in_flight",
+            "Operations handed to the ring that have not completed.",
+            runtime.ops_in_flight as i64,
+        ),
+    ]);
 }
 
 /// Adds the storage's counters to a copy.
@@ -258,6 +262,16 @@ pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::Sha
             "corelog_flushes",
             "fdatasync calls and durable writes of logs.",
             counters.flushes + counters.durable_writes,
+        ),
+        (
+            "corelog_flush_acks",
+            "Appends whose acknowledgement waited for a flush.",
+            stats.flush_acks,
+        ),
+        (
+            "corelog_cold_read_bytes",
+            "Bytes read from disk for readers.",
+            counters.cold_read_bytes,
         ),
         (
             "corelog_device_writes",
@@ -318,6 +332,8 @@ pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::Sha
         ),
     ]);
     stats.flush_latency = flush_summary(&counters.flush_latency);
+    stats.flush_buckets =
+        Buckets::of_powers(&counters.flush_latency, counters.flush_latency_sum_us);
 }
 
 /// Quantiles of a histogram whose bucket `i` counts values below `2^i` µs: upper bounds.

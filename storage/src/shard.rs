@@ -68,8 +68,10 @@ pub struct StorageCounters {
     pub durable_writes: u64,
     /// fdatasync calls for the flush policy or a checkpoint.
     pub flushes: u64,
-    /// Time from submission to completion of those, see [`FLUSH_BUCKETS`].
+    /// Time from submission to completion of both, see [`FLUSH_BUCKETS`].
     pub flush_latency: [u64; FLUSH_BUCKETS],
+    /// Sum of those times, in µs.
+    pub flush_latency_sum_us: u64,
     /// Segments sealed.
     pub rolls: u64,
     /// Rolls while a write of the old segment was still queued.
@@ -247,10 +249,16 @@ impl ShardStorage {
     }
 
     pub(crate) fn count_flush(&self, took_us: u64) {
+        self.count(|c| c.flushes += 1);
+        self.time_flush(took_us);
+    }
+
+    /// A durable write, or a flush, took so long.
+    pub(crate) fn time_flush(&self, took_us: u64) {
         let bucket = (u64::BITS - took_us.leading_zeros()) as usize;
         self.count(|c| {
-            c.flushes += 1;
             c.flush_latency[bucket.min(FLUSH_BUCKETS - 1)] += 1;
+            c.flush_latency_sum_us = c.flush_latency_sum_us.saturating_add(took_us);
         });
     }
 

@@ -27,7 +27,7 @@ use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_storage::producer_state::ActiveProducer;
 
-use super::cold::{ask_controller, reply};
+use super::cold::{ask_controller, reply, reply_counted};
 use super::offsets::{ask, find};
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::errors::{PartitionError, error_code};
@@ -44,22 +44,29 @@ pub async fn answer(
     let (image, version) = (shard.image(), frame.version);
     match request {
         ColdRequest::DescribeLogDirs(request) => {
-            reply(frame, &describe_log_dirs(shard, &request).await)
+            reply_counted(shard, frame, &describe_log_dirs(shard, &request).await)
         }
         ColdRequest::DescribeProducers(request) => {
             reply(frame, &describe_producers(shard, request).await)
         }
-        ColdRequest::AlterConfigs(request) => reply(frame, &alter_configs(shard, request).await),
-        ColdRequest::ListConfigResources(request) => reply(
+        ColdRequest::AlterConfigs(request) => {
+            reply_counted(shard, frame, &alter_configs(shard, request).await)
+        }
+        ColdRequest::ListConfigResources(request) => reply_counted(
+            shard,
             frame,
             &answers::list_config_resources(&image, context, version, &request),
         ),
-        ColdRequest::ElectLeaders(request) => {
-            reply(frame, &answers::elect_leaders(&image, version, &request))
-        }
-        ColdRequest::ListPartitionReassignments(request) => {
-            reply(frame, &answers::list_partition_reassignments(&request))
-        }
+        ColdRequest::ElectLeaders(request) => reply_counted(
+            shard,
+            frame,
+            &answers::elect_leaders(&image, version, &request),
+        ),
+        ColdRequest::ListPartitionReassignments(request) => reply_counted(
+            shard,
+            frame,
+            &answers::list_partition_reassignments(&request),
+        ),
         other => {
             let api = other.api().number();
             Err(WireError::unsupported("request", api, version))

@@ -38,7 +38,7 @@ use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_runtime::sync::Permit;
 
-use super::{Connection, admin, offsets};
+use super::{Connection, ErrorCodes, admin, offsets};
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::groups;
 use crate::shard::Shard;
@@ -102,23 +102,28 @@ async fn of_metadata(
     let version = frame.version;
     match request {
         ColdRequest::ApiVersions(request) => api_versions(shard, frame, &request),
-        ColdRequest::Metadata(request) => {
-            reply(frame, &metadata(shard, connection, version, &request).await)
-        }
-        ColdRequest::DescribeCluster(request) => reply(
+        ColdRequest::Metadata(request) => reply_counted(
+            shard,
+            frame,
+            &metadata(shard, connection, version, &request).await,
+        ),
+        ColdRequest::DescribeCluster(request) => reply_counted(
+            shard,
             frame,
             &answers::describe_cluster(&image, &context, version, &request),
         ),
-        ColdRequest::DescribeTopicPartitions(request) => reply(
+        ColdRequest::DescribeTopicPartitions(request) => reply_counted(
+            shard,
             frame,
             &answers::describe_topic_partitions(&image, &context, &request),
         ),
-        ColdRequest::DescribeConfigs(request) => reply(
+        ColdRequest::DescribeConfigs(request) => reply_counted(
+            shard,
             frame,
             &answers::describe_configs(&image, &context, version, &request),
         ),
         ColdRequest::InitProducerId(request) => {
-            reply(frame, &init_producer_id(shard, &request).await)
+            reply_counted(shard, frame, &init_producer_id(shard, &request).await)
         }
         ColdRequest::ListOffsets(request) => {
             reply(frame, &offsets::list_offsets(shard, version, request).await)
@@ -126,18 +131,31 @@ async fn of_metadata(
         ColdRequest::OffsetForLeaderEpoch(request) => {
             reply(frame, &offsets::epoch_ends(shard, request).await)
         }
-        ColdRequest::CreateTopics(request) => reply(frame, &create_topics(shard, request).await),
+        ColdRequest::CreateTopics(request) => {
+            reply_counted(shard, frame, &create_topics(shard, request).await)
+        }
         ColdRequest::DeleteTopics(request) => {
-            reply(frame, &delete_topics(shard, version, request).await)
+            reply_counted(shard, frame, &delete_topics(shard, version, request).await)
         }
         ColdRequest::CreatePartitions(request) => {
-            reply(frame, &create_partitions(shard, request).await)
+            reply_counted(shard, frame, &create_partitions(shard, request).await)
         }
         ColdRequest::IncrementalAlterConfigs(request) => {
-            reply(frame, &alter_configs(shard, request).await)
+            reply_counted(shard, frame, &alter_configs(shard, request).await)
         }
         request => admin::answer(shard, &context, frame, request).await,
     }
+}
+
+/// An answer whose error codes are counted here.
+pub(super) fn reply_counted<T: ColdMessage + ErrorCodes>(
+    shard: &Shard,
+    frame: &RequestFrame,
+    body: &T,
+) -> Result<Bytes, WireError> {
+    let api = frame.api.number();
+    body.each(&mut |code| shard.stats.count_error(api, code));
+    reply(frame, body)
 }
 
 pub(super) fn reply<T: ColdMessage>(frame: &RequestFrame, body: &T) -> Result<Bytes, WireError> {

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod cold;
+mod error_counts;
 pub mod fetch;
 pub mod offsets;
 pub mod peer;
@@ -35,11 +36,13 @@ use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::sync::Notify;
 use corelog_runtime::{Instant, Task};
 
+pub(crate) use self::error_counts::ErrorCodes;
 use self::peer::PeerWatch;
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
 use self::slots::Slots;
 use crate::errors::PartitionError;
+use crate::latency::Stage;
 use crate::shard::Shard;
 use crate::stats::add;
 
@@ -246,6 +249,11 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
         };
         connection.last_used.set(shard.rt.now());
         shard.stats.count_request(frame.prefix.api.number());
+        match frame.prefix.api {
+            ApiKey::Produce => shard.stats.stage(Stage::ProduceReceive, frame.received_in),
+            ApiKey::Fetch => shard.stats.stage(Stage::FetchReceive, frame.received_in),
+            _ => {}
+        }
         if let Err(end) = handle_frame(shard, connection, frame).await {
             return end;
         }
@@ -281,15 +289,13 @@ async fn handle_frame(
         let parts = fetch::answer(shard, connection, &request)
             .await
             .map_err(End::Malformed)?;
-        let waited = shard.rt.now().saturating_duration_since(began).as_micros() as u64;
-        shard
-            .stats
-            .fetch_latency_us
-            .borrow_mut()
-            .saturating_record(waited);
-        return send::send(shard, connection, parts)
-            .await
-            .map_err(End::Send);
+        let answered = shard.rt.now();
+        let waited = answered.saturating_duration_since(began);
+        shard.stats.stage(Stage::FetchData, waited);
+        let sent = send::send(shard, connection, parts).await;
+        let took = shard.rt.now().saturating_duration_since(answered);
+        shard.stats.stage(Stage::FetchSend, took);
+        return sent.map_err(End::Send);
     }
     // Structs take many times the bytes they came in.
     let charge = decode_charge_bytes(request.body.len());
@@ -325,7 +331,11 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
         let sent = if ready.is_empty() {
             Ok(())
         } else {
-            shard.rt.send(&connection.socket, ready, false).await
+            let (began, count) = (shard.rt.now(), ready.len());
+            let sent = shard.rt.send(&connection.socket, ready, false).await;
+            let took = shard.rt.now().saturating_duration_since(began);
+            shard.stats.stage_n(Stage::ProduceSend, took, count);
+            sent
         };
         connection.slots.sent();
         connection.last_used.set(shard.rt.now());

@@ -18,6 +18,7 @@ use corelog_runtime::{Instant, ShardId};
 
 use super::{CloseOnPanic, Connection, fill, find_topic, topic_id};
 use crate::errors::{PartitionError, error_code};
+use crate::latency::Stage;
 use crate::shard::Shard;
 use crate::shard::append::{admit, append};
 use crate::shard::message::{
@@ -86,12 +87,8 @@ pub fn start(
         }
         drop(permit);
         let answer = finish(&shard, &request, &frame, results);
-        let took = shard.rt.now().saturating_duration_since(began).as_micros() as u64;
-        shard
-            .stats
-            .produce_latency_us
-            .borrow_mut()
-            .saturating_record(took);
+        let took = shard.rt.now().saturating_duration_since(began);
+        shard.stats.stage(Stage::ProduceTotal, took);
         fill(&shard, &connection, slot, answer);
     });
     Ok(())

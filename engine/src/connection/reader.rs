@@ -52,6 +52,8 @@ pub struct Frame {
     pub bytes: Bytes,
     /// Its share of the shard's request memory; given back on drop.
     pub permit: Permit,
+    /// Time from its head to its last byte, waiting for memory included.
+    pub received_in: Duration,
 }
 
 /// Splits what a socket receives into frames.
@@ -94,6 +96,7 @@ impl FrameReader {
             .try_into()
             .expect("enough was received");
         let prefix = FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)?;
+        let began = self.rt.now();
         let permit = memory.acquire(prefix.size).await;
         let bytes = if SIZE_BYTES + prefix.size <= BUFFER_BYTES {
             self.small_body(prefix.size).await?
@@ -104,6 +107,7 @@ impl FrameReader {
             prefix,
             bytes,
             permit,
+            received_in: self.rt.now().saturating_duration_since(began),
         })
     }
 

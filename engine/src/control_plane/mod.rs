@@ -3,6 +3,7 @@
 //! It owns no partition state: a scrape asks every shard for a snapshot of its counters through the
 //! gateway and turns the answers into text. This is the one room where tokio is allowed.
 
+mod histograms;
 pub mod text;
 
 use std::net::SocketAddr;

@@ -10,8 +10,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::histograms;
 use crate::groups::stats::Committed;
-use crate::stats::{LatencySummary, ShardStats};
+use crate::latency::LatencySummary;
+use crate::stats::ShardStats;
 
 /// Encodes the counters of all shards.
 pub fn encode(stats: &[ShardStats]) -> String {
@@ -30,7 +32,7 @@ struct Scrape {
     stats: Vec<ShardStats>,
 }
 
-type Labels = Vec<(String, String)>;
+pub(super) type Labels = Vec<(String, String)>;
 
 impl Scrape {
     fn counters(
@@ -244,6 +246,31 @@ impl Scrape {
         )
     }
 
+    fn shards(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.counters(
+            encoder,
+            "corelog_task_stalls",
+            "Pieces of turns over 5 ms, by what held the shard.",
+            |s| {
+                let row = |(task, stall): &(&'static str, corelog_runtime::Stall)| {
+                    (vec![label("task", (*task).to_owned())], stall.count)
+                };
+                s.stalls.iter().map(row).collect()
+            },
+        )?;
+        self.gauges(
+            encoder,
+            "corelog_memory_bytes",
+            "Memory in use, by purpose.",
+            |s| {
+                let row = |&(purpose, bytes): &(&'static str, u64)| {
+                    (vec![label("purpose", purpose.to_owned())], bytes as i64)
+                };
+                s.memory.iter().map(row).collect()
+            },
+        )
+    }
+
     fn others(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(first) = self.stats.first() else {
             return Ok(());
@@ -275,7 +302,9 @@ impl Collector for Scrape {
         self.requests(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.latencies(&mut encoder)?;
+        histograms::encode(&mut encoder, &self.stats)?;
         self.groups(&mut encoder)?;
+        self.shards(&mut encoder)?;
         self.others(&mut encoder)
     }
 }
@@ -307,7 +336,7 @@ fn of_group(committed: &Committed) -> Labels {
     ]
 }
 
-fn label(name: &str, value: String) -> (String, String) {
+pub(super) fn label(name: &str, value: String) -> (String, String) {
     (name.to_owned(), value)
 }
 

@@ -23,7 +23,7 @@ use corelog_runtime::sync::Permit;
 use kacrab_protocol::generated::ErrorCode;
 
 use super::{find, offsets, several};
-use crate::connection::{Connection, peer};
+use crate::connection::{Connection, ErrorCodes, peer};
 use crate::shard::Shard;
 use crate::shard::message::{GroupCall, Request as Message, Response as Answer};
 
@@ -151,11 +151,16 @@ pub fn coordinator_of(image: &Image, group_id: &str) -> Option<(i32, ShardId)> {
 }
 
 impl<'a> Asker<'a> {
-    fn encode<T: ColdMessage>(self, answer: Result<T, Gone>) -> Result<Option<Bytes>, WireError> {
+    fn encode<T: ColdMessage + ErrorCodes>(
+        self,
+        answer: Result<T, Gone>,
+    ) -> Result<Option<Bytes>, WireError> {
         let Ok(body) = answer else {
             return Ok(None);
         };
         let frame = self.frame;
+        let api = frame.api.number();
+        body.each(&mut |code| self.shard.stats.count_error(api, code));
         let bytes = encode_response(frame.version, frame.correlation_id, &body)?;
         Ok(Some(bytes.freeze()))
     }

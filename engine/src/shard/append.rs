@@ -7,12 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelog_record::validate::{Validated, Validator};
 use corelog_runtime::{Instant, vital};
-use corelog_storage::log::{Admission, AppendError, Appended, ValidatedBatch};
+use corelog_storage::flush_policy::Requirement;
+use corelog_storage::log::{Admission, AppendError, Appended, LogError, ValidatedBatch};
 
 use super::Shard;
 use super::message::{AppendAnswer, AppendItem, AppendRefusal, AppendTerms};
 use super::partition::Partition;
 use crate::errors::PartitionError;
+use crate::latency::Stage;
 use crate::stats::add;
 
 /// Bytes validated between two yields of the shard.
@@ -27,6 +29,7 @@ pub struct Admitted {
     partition: Rc<Partition>,
     place: Admission,
     records: Bytes,
+    admitted: Instant,
 }
 
 /// Takes a place in the order of each batch's partition. Not async: the order of calls is the
@@ -39,6 +42,7 @@ pub fn admit(shard: &Shard, items: Vec<AppendItem>) -> Vec<Result<Admitted, Part
             partition,
             place,
             records: item.records,
+            admitted: shard.rt.now(),
         })
     };
     items.into_iter().map(admit_one).collect()
@@ -82,12 +86,12 @@ async fn acknowledge(
 ) -> AppendResult {
     let failed = |error| AppendRefusal::from(PartitionError::Log(error));
     if acks != -1 {
-        partition.log.wait(appended).await.map_err(failed)?;
+        wait(shard, partition, appended).await.map_err(failed)?;
         return Ok(answer_of(appended));
     }
     let left = deadline.saturating_duration_since(shard.rt.now());
     let committed = async {
-        partition.log.wait(appended).await?;
+        wait(shard, partition, appended).await?;
         let end = appended.last_offset + 1;
         partition.log.wait_high_watermark(end).await
     };
@@ -96,6 +100,21 @@ async fn acknowledge(
         Some(Err(error)) => Err(failed(error)),
         None => Err(PartitionError::RequestTimedOut.into()),
     }
+}
+
+/// Waits until an append is as safe as the flush policy asks, and notes how long that took.
+async fn wait(shard: &Shard, partition: &Partition, appended: &Appended) -> Result<(), LogError> {
+    let began = shard.rt.now();
+    let outcome = partition.log.wait(appended).await;
+    let took = shard.rt.now().saturating_duration_since(began);
+    match appended.requirement {
+        Requirement::Written => shard.stats.stage(Stage::ProduceWrite, took),
+        Requirement::Flushed => {
+            shard.stats.stage(Stage::ProduceFlush, took);
+            add(&shard.stats.flush_acks, 1);
+        }
+    }
+    outcome
 }
 
 fn answer_of(appended: &Appended) -> AppendAnswer {
@@ -114,6 +133,7 @@ async fn append_one(
         partition,
         place,
         records,
+        admitted,
     } = item;
     let log_start_offset = partition.log.marks().log_start;
     let validated = match validate(shard, &partition, &records).await {
@@ -139,6 +159,8 @@ async fn append_one(
     };
     match vital(partition.log.append(place, batch)).await {
         Ok(appended) => {
+            let took = shard.rt.now().saturating_duration_since(admitted);
+            shard.stats.stage(Stage::ProduceAdmission, took);
             if !appended.duplicate {
                 add(&shard.stats.produce_bytes, bytes);
                 add(&shard.stats.produce_records, count);

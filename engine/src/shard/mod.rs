@@ -562,16 +562,13 @@ fn stats(shard: &Shard) -> ShardStats {
             "Descriptors of segment files kept open, about.",
             shard.storage.open_files() as i64,
         ),
-        (
-            "corelog_tail_bytes",
-            "Written buffers kept for readers.",
-            shard.storage.tail_bytes() as i64,
-        ),
-        (
-            "corelog_buffer_bytes",
-            "Buffers for files and sockets, those in use and those kept free.",
-            shard.rt.pool().allocated_bytes() as i64,
-        ),
     ]);
+    stats.stalls = shard.rt.stalls();
+    // Tail and requests are held in buffers, or beside them: these are no sum.
+    stats.memory = vec![
+        ("tail", shard.storage.tail_bytes() as u64),
+        ("buffers", shard.rt.pool().allocated_bytes() as u64),
+        ("requests", shard.request_memory.used_bytes() as u64),
+    ];
     stats
 }

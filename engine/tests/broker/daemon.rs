@@ -319,3 +319,72 @@ fn r60_a_shard_that_hangs_stops_the_watchdogs_messages() {
     assert!(broker.log().contains("all shards answer again"));
     broker.stop();
 }
+
+fn corelogd(args: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_corelogd"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn r52_the_metadata_log_is_dumped_beside_a_running_broker_and_damage_is_told() {
+    let dir = DataDir::new("r52-dump");
+    let broker = dir.start(1);
+    let mut client = broker.connect();
+    client.create_topic("orders", 3, &[("flush.messages", "7")]);
+    let logs = dir.logs();
+    let output = corelogd(&["--dump-metadata", logs.to_str().unwrap()]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "vote term=1",
+        "entry index=1 term=1 blank",
+        "orders",
+        "flush.messages",
+    ] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    client.produce("orders", 0, text_batch(&["undisturbed"]));
+    broker.stop();
+
+    let metadata = logs.join("corelog-metadata");
+    let names = blocking::read_dir(&metadata).unwrap();
+    let entries = names
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "entries"));
+    let entries = entries.unwrap();
+    let mut bytes = blocking::read_file(&entries).unwrap();
+    bytes[40] ^= 1;
+    blocking::write_file(&entries, &bytes).unwrap();
+    let output = corelogd(&["--dump-metadata", metadata.to_str().unwrap()]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("DAMAGE") && said.contains("byte"), "{said}");
+    let output = corelogd(&["--dump-metadata", "/no/such/directory"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn r60_a_configuration_is_checked_without_a_start() {
+    let dir = DataDir::new("r60-check");
+    let good = dir.file("good.properties", "num.partitions=5\nlog.dirs=/a\n");
+    let output = corelogd(&[good.to_str().unwrap(), "--check-config"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "num.partitions=5",
+        "log.dirs=/a",
+        "max.connections=2147483647",
+    ] {
+        assert!(said.lines().any(|l| l == line), "{line} in {said}");
+    }
+    let bad = dir.file("bad.properties", "\nnum.partitions=five\n");
+    let output = corelogd(&[bad.to_str().unwrap(), "--check-config"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains("bad.properties:2") && said.contains("five"),
+        "{said}"
+    );
+}

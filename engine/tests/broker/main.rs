@@ -16,6 +16,7 @@ mod hostile;
 mod idempotence;
 mod leaving;
 mod limits;
+mod metrics;
 mod model;
 mod offline;
 mod operating;

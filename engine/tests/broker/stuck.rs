@@ -50,8 +50,8 @@ fn r20_consumers_that_do_not_read_pin_no_written_buffers() {
     let produced = broker.metric("corelog_produce_bytes_total", &[]);
     assert!(produced > 64 << 20, "{produced}");
     poll("memory within its bound", || {
-        let tail = broker.metric("corelog_tail_bytes", &[]);
-        let buffers = broker.metric("corelog_buffer_bytes", &[]);
+        let tail = broker.metric("corelog_memory_bytes", &["purpose=\"tail\""]);
+        let buffers = broker.metric("corelog_memory_bytes", &["purpose=\"buffers\""]);
         (tail <= MEMORY_BYTES / 2 && buffers <= MEMORY_BYTES).then_some(())
     });
     // What was promised is there when they read after all, wherever it lies by now.

@@ -104,12 +104,17 @@ impl LogInner {
     fn start_write(self: &Rc<Self>, segment: &Rc<OpenSegment>, write: WriteOut, dsync: bool) {
         let (log, segment) = (self.clone(), segment.clone());
         self.background("log write", async move {
+            let began = log.rt.now();
             let write_at = async {
                 let file = log.file(&segment).await?;
                 file.write_at(write.bufs, write.position, dsync).await
             };
             match write_at.await {
                 Ok(()) => {
+                    if dsync {
+                        let took = log.rt.now().saturating_duration_since(began);
+                        log.shard.time_flush(took.as_micros() as u64);
+                    }
                     segment.writer.borrow_mut().on_written(write.id);
                     segment.progress.notify_all();
                     log.shard.close_over_limit();
