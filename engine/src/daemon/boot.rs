@@ -229,10 +229,12 @@ async fn register(
 }
 
 /// Accepts connections and hands each, before anything is received, to the shard with the fewest.
-async fn accept(shard: Rc<Shard>, bound: Bound, connections_max: usize) {
+async fn accept(shard: Rc<Shard>, bound: Bound, descriptors: usize) {
     while !shard.stopping.get() {
-        match shard.rt.accept(&bound.socket).await {
-            Ok(_) if open_connections(&shard) >= connections_max => {} // dropped, and so closed
+        let accepted = shard.rt.accept(&bound.socket).await;
+        let most = descriptors.min(shard.config().max_connections as usize);
+        match accepted {
+            Ok(_) if open_connections(&shard) >= most => {} // dropped, and so closed
             Ok(socket) => {
                 let (to, load) = least_loaded(&shard);
                 load.fetch_add(1, Ordering::Relaxed);

@@ -95,7 +95,7 @@ pub struct Shared {
     pub memory: ShardMemory,
     /// Descriptors of segment files one shard keeps open.
     pub open_segments: usize,
-    /// Connections open at once.
+    /// Connections for which there are descriptors.
     pub connections_max: usize,
     /// Open connections of every shard.
     pub load: Arc<[AtomicUsize]>,
@@ -281,7 +281,8 @@ fn start_shards(
         listeners,
         memory,
         open_segments: files.segments_per_shard,
-        connections_max: files.connections,
+        // max.connections may change while the broker runs, this bound may not.
+        connections_max: Descriptors::of(open_files_max, specs.len(), u32::MAX).connections,
         load: specs.iter().map(|_| AtomicUsize::new(0)).collect(),
         planted: options.planted.clone(),
         ready,

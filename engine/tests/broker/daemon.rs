@@ -77,6 +77,22 @@ fn r60_sighup_applies_what_may_change_on_all_shards_and_names_the_rest() {
 }
 
 #[test]
+fn r60_sighup_changes_the_limit_of_connections() {
+    let dir = DataDir::new("r60-hup-connections");
+    let file = dir.file("server.properties", "max.connections=1\n");
+    let broker = dir.start_file(Some(&file), 2, &[]);
+    let mut first = broker.connect();
+    first.metadata(None, false);
+    assert!(broker.connect().closes(), "one too many");
+    dir.file("server.properties", "max.connections=2\n");
+    reload(&broker, AGAIN);
+    let mut second = broker.connect();
+    second.metadata(None, false);
+    assert!(broker.connect().closes(), "one too many");
+    first.metadata(None, false);
+}
+
+#[test]
 fn r60_dynamic_configs_of_the_metadata_still_win_after_sighup() {
     let dir = DataDir::new("r60-hup-wins");
     let file = dir.file("server.properties", "message.max.bytes=5000\n");
@@ -269,16 +285,12 @@ impl Frozen {
             "{error}: a child must be traceable: kernel.yama.ptrace_scope below 2"
         );
         // SAFETY: as above.
-        assert_eq!(
-            unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, id, none, none) },
-            0
-        );
+        let interrupted = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, id, none, none) };
+        assert_eq!(interrupted, 0);
         let frozen = Frozen(id);
         // SAFETY: no status is asked for.
-        assert_eq!(
-            unsafe { libc::waitpid(id, std::ptr::null_mut(), libc::__WALL) },
-            id
-        );
+        let waited = unsafe { libc::waitpid(id, std::ptr::null_mut(), libc::__WALL) };
+        assert_eq!(waited, id);
         frozen
     }
 }
