@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use corelog_runtime::doctor::{Check, Examined, Verdict, examine};
 
+/// `socket.listen.backlog.size` where no configuration is read.
+const LISTEN_BACKLOG: u32 = 50;
 /// Width of the table.
 const TABLE_COLUMNS: u16 = 120;
 
@@ -32,6 +34,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<bool> {
     let mut what = Examined {
         direct: true,
+        listen_backlog: LISTEN_BACKLOG,
         measure: true,
         ..Examined::default()
     };
