@@ -190,9 +190,14 @@ fn kill_at_any_change_leaves_every_acknowledged_write() {
 }
 
 #[test]
-fn the_contract_page_names_every_test_and_no_other() {
-    let page = include_str!("../../../docs/SIMULATED_DISK.md");
+fn the_contract_pages_name_every_test_and_no_other() {
+    let page = concat!(
+        include_str!("../../../docs/SIMULATED_DISK.md"),
+        include_str!("../../../docs/SIMULATED_NETWORK.md"),
+    );
     let sources = [
+        include_str!("sim_net.rs"),
+        include_str!("sim_sockets.rs"),
         include_str!("sim_power_loss.rs"),
         include_str!("sim_process.rs"),
         include_str!("sim_faults.rs"),

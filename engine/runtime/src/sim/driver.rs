@@ -83,7 +83,7 @@ impl SimDriver {
         );
         let mut state = self.world.lock();
         if let Some(port) = state.port(self.port) {
-            completions.append(&mut port.ready);
+            port.take_ready(completions);
         }
         drop(state);
         self.world.wake_crash_watchers();

@@ -1,6 +1,7 @@
 //! A simulated file: sparse pages, sizes with their history, allocated ranges, late writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -124,8 +125,8 @@ impl SimFile {
             let (number, within) = (position / PAGE_BYTES, (position % PAGE_BYTES) as usize);
             let n = (PAGE_BYTES as usize - within).min((end - position) as usize);
             let page = self.pages.entry(number).or_insert_with(Page::hole);
-            let old = page.current();
-            let mut data = *old;
+            let mut block = page.copy();
+            let data = Arc::make_mut(&mut block);
             source.fill(&mut data[within..within + n]);
             let touched = sector_mask(within, within + n);
             let mut mask = touched;
@@ -135,11 +136,11 @@ impl SimFile {
                     kept_end = kept_end.max((number * PAGE_BYTES + range.end as u64).min(end));
                 } else {
                     mask &= !(1 << bit);
-                    data[range.clone()].copy_from_slice(&old[range]);
+                    data[range.clone()].copy_from_slice(&page.current()[range]);
                 }
             }
             if mask != 0 {
-                page.push(cause.op, cause.order, mask, false, data);
+                page.push(cause.op, cause.order, mask, false, block);
                 self.dirty.insert(number);
             }
             position += n as u64;
@@ -157,9 +158,9 @@ impl SimFile {
         for (&number, page) in self.pages.range_mut(first..=last) {
             let from = offset.saturating_sub(number * PAGE_BYTES).min(PAGE_BYTES) as usize;
             let to = (end - number * PAGE_BYTES).min(PAGE_BYTES) as usize;
-            let mut data = *page.current();
-            data[from..to].fill(0);
-            page.push(cause.op, cause.order, sector_mask(from, to), false, data);
+            let mut block = page.copy();
+            Arc::make_mut(&mut block)[from..to].fill(0);
+            page.push(cause.op, cause.order, sector_mask(from, to), false, block);
             self.dirty.insert(number);
         }
     }
@@ -198,14 +199,14 @@ impl SimFile {
             let first = len / PAGE_BYTES;
             for (&number, page) in self.pages.range_mut(first..) {
                 let from = len.saturating_sub(number * PAGE_BYTES) as usize;
-                let mut data = *page.current();
-                data[from..].fill(0);
+                let mut block = page.copy();
+                Arc::make_mut(&mut block)[from..].fill(0);
                 page.push(
                     cause.op,
                     cause.order,
                     sector_mask(from, PAGE_BYTES as usize),
                     true,
-                    data,
+                    block,
                 );
                 self.dirty.insert(number);
             }

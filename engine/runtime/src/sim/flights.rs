@@ -163,9 +163,15 @@ impl Port {
         (u64::from(generation) == token.0 >> 32 && id != 0).then_some(id)
     }
 
-    pub(super) fn free_token(&mut self, token: Token) {
-        let slot = token.0 as u32;
-        self.slots[slot as usize].1 = 0;
-        self.free.push(slot);
+    /// Moves what has completed to `out`, to be handed out now: its tokens may be used again. Not
+    /// before: the executor finds a completion by its token's slot, and knows the slot's last
+    /// token only.
+    pub(super) fn take_ready(&mut self, out: &mut Vec<Completion>) {
+        for completion in &self.ready {
+            let slot = completion.token.0 as u32;
+            self.slots[slot as usize].1 = 0;
+            self.free.push(slot);
+        }
+        out.append(&mut self.ready);
     }
 }

@@ -81,13 +81,25 @@ impl Page {
         self.versions.is_empty() && Arc::ptr_eq(&self.base, &ZERO)
     }
 
+    /// A copy of what is seen, to be changed and pushed.
+    pub(super) fn copy(&self) -> Arc<Block> {
+        let mut copy = self.current.clone();
+        Arc::make_mut(&mut copy);
+        copy
+    }
+
     /// Makes `data` the content seen from now on; only the sectors of `mask` differ in origin.
-    pub(super) fn push(&mut self, op: u64, order: u64, mask: u8, truncate: bool, data: Block) {
-        let data = if data[..64] == [0; 64] && data == **ZERO {
-            zero_block()
-        } else {
-            Arc::new(data)
-        };
+    pub(super) fn push(
+        &mut self,
+        op: u64,
+        order: u64,
+        mask: u8,
+        truncate: bool,
+        mut data: Arc<Block>,
+    ) {
+        if data[..64] == [0; 64] && *data == **ZERO {
+            data = zero_block();
+        }
         self.current = data.clone();
         self.versions.push(Version {
             op,

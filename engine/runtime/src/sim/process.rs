@@ -94,6 +94,11 @@ impl Processes {
         IpAddr::V4(Ipv4Addr::new(10, high, middle, low))
     }
 
+    /// Whose machine has this address.
+    pub(super) fn at_ip(&self, ip: IpAddr) -> Option<u32> {
+        (0..self.0.len() as u32).find(|process| Self::ip(*process) == ip)
+    }
+
     /// An address for one end of a connection.
     pub(super) fn next_addr(&mut self, process: u32) -> SocketAddr {
         let entry = self.get_mut(process);

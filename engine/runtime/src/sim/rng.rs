@@ -92,14 +92,25 @@ impl Trace {
     }
 
     pub(super) fn add_bytes(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            let word: [u8; 8] = word.try_into().expect("chunks of exactly eight");
-            self.add(u64::from_le_bytes(word));
+        // Four lanes side by side: one alone waits for each multiplication.
+        let mut lanes = [1u64, 2, 3, 4];
+        let mut blocks = bytes.chunks_exact(32);
+        for block in &mut blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
+                let word: [u8; 8] = word.try_into().expect("chunks of exactly eight");
+                *lane = (lane.rotate_left(5) ^ u64::from_le_bytes(word))
+                    .wrapping_mul(0x517C_C1B7_2722_0A95);
+            }
         }
-        let mut last = [0; 8];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        self.add(u64::from_le_bytes(last) ^ (bytes.len() as u64).rotate_left(32));
+        for lane in lanes {
+            self.add(lane);
+        }
+        for word in blocks.remainder().chunks(8) {
+            let mut last = [0; 8];
+            last[..word.len()].copy_from_slice(word);
+            self.add(u64::from_le_bytes(last));
+        }
+        self.add((bytes.len() as u64).rotate_left(32));
     }
 
     pub(super) fn value(&self) -> u64 {

@@ -196,6 +196,10 @@ impl Sim {
             let shard = self.runnable[pick];
             let port = self.shards[shard].port;
             state.trace.add(u64::from(port) ^ 0x5EED_0000);
+            if state.trace.is_told() {
+                let (now_ns, name) = (state.now_ns, state.shard_name(port));
+                state.trace.tell(now_ns, || format!("turn {name}"));
+            }
             drop(state);
             self.steps += 1;
             return self.turn(shard);

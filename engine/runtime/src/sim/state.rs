@@ -54,6 +54,7 @@ pub(super) struct State {
     pub(super) closer: Arc<dyn Closer>,
     pub(super) flights: Flights,
     events: BinaryHeap<Due>,
+    pub(super) event_count: u64,
     pub(super) ports: Vec<Option<Box<Port>>>,
     pub(super) processes: Processes,
     pub(super) net: Net,
@@ -81,6 +82,7 @@ impl State {
             closer,
             flights: Flights::default(),
             events: BinaryHeap::new(),
+            event_count: 0,
             ports: Vec::new(),
             processes: Processes::new(),
             net,
@@ -174,7 +176,6 @@ impl State {
         if let Some(op) = state.void.remove(&token.0) {
             let result = Err(io::Error::from_raw_os_error(libc::ECANCELED));
             state.ready.push(Completion { token, op, result });
-            state.free_token(token);
             return;
         }
         let Some(id) = state.flight_of(token) else {
@@ -334,6 +335,7 @@ impl State {
                 break;
             }
             self.events.pop();
+            self.event_count += 1;
             foreign |= self.happen(event) != Some(port);
         }
         foreign
@@ -445,7 +447,6 @@ impl State {
         }
         let result = outcome.map_err(io::Error::from_raw_os_error);
         if let Some(port) = self.port(flight.port) {
-            port.free_token(flight.token);
             port.ready.push(Completion {
                 token: flight.token,
                 op: flight.op,
@@ -462,7 +463,7 @@ impl State {
     pub(super) fn hand_out(&mut self, port: u32, completions: &mut Vec<Completion>) {
         let first = completions.len();
         if let Some(port) = self.port(port) {
-            completions.append(&mut port.ready);
+            port.take_ready(completions);
         }
         let ready = &mut completions[first..];
         for last in (1..ready.len()).rev() {

@@ -241,6 +241,11 @@ impl SimWorld {
         self.lock().config.crash_at = write_count;
     }
 
+    /// What the crash of [`SimWorld::set_crash_at`] is from now on.
+    pub fn set_crash_kind(&self, kind: CrashKind) {
+        self.lock().config.crash_kind = kind;
+    }
+
     /// How often each kind of trouble was met.
     pub fn faults(&self) -> FaultCounters {
         self.lock().counters
@@ -277,6 +282,12 @@ impl SimWorld {
     /// same program give the same hash.
     pub fn trace_hash(&self) -> u64 {
         self.lock().trace.value()
+    }
+
+    /// Events so far: effects and completions of operations, deliveries and other turns of the
+    /// network. (Turns of shards are counted by [`super::Sim::steps`].)
+    pub fn event_count(&self) -> u64 {
+        self.lock().event_count
     }
 
     /// Nanoseconds of the monotonic clock, which moves only with operations and turns.

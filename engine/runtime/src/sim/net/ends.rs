@@ -128,7 +128,8 @@ impl State {
         let faults = self.config.net.faults;
         let listener = self.listener_at(addr);
         let server = listener.and_then(|id| self.net.process_of(id));
-        let cut = server.and_then(|server| self.net.cut_until(process, server, self.now_ns));
+        let machine = server.or_else(|| self.processes.at_ip(addr.ip()));
+        let cut = machine.and_then(|server| self.net.cut_until(process, server, self.now_ns));
         let is_full = listener
             .and_then(|id| self.net.listener(id))
             .is_some_and(|listener| listener.queue.len() >= listener.backlog);
