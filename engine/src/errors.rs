@@ -24,6 +24,8 @@ pub enum PartitionError {
     RequestTimedOut,
     /// The topic is the coordinators' own: clients do not write to it.
     InternalTopic,
+    /// The topic's `cleanup.policy` does not let records be deleted.
+    PolicyViolation,
     /// acks is not -1, 0 or 1.
     InvalidRequiredAcks,
     /// The request itself makes no sense for this partition.
@@ -55,6 +57,7 @@ pub fn error_code(error: &PartitionError) -> ErrorCode {
         PartitionError::OffsetOutOfRange => ErrorCode::OffsetOutOfRange,
         PartitionError::RequestTimedOut => ErrorCode::RequestTimedOut,
         PartitionError::InternalTopic => ErrorCode::InvalidTopicException,
+        PartitionError::PolicyViolation => ErrorCode::PolicyViolation,
         PartitionError::InvalidRequiredAcks => ErrorCode::InvalidRequiredAcks,
         PartitionError::InvalidRequest => ErrorCode::InvalidRequest,
         PartitionError::TransactionsNotServed => ErrorCode::InvalidTxnState,

@@ -314,6 +314,31 @@ pub fn add_storage(stats: &mut ShardStats, storage: &corelog_storage::shard::Sha
             counters.cold_fills_shared,
         ),
         ("corelog_segment_rolls", "Segments sealed.", counters.rolls),
+        (
+            "corelog_segments_removed",
+            "Segments removed by retention, or below the log start.",
+            counters.segments_removed,
+        ),
+        (
+            "corelog_segment_bytes_removed",
+            "Their bytes.",
+            counters.segment_bytes_removed,
+        ),
+        (
+            "corelog_log_start_raises",
+            "Log starts raised by retention and DeleteRecords.",
+            counters.log_start_raises,
+        ),
+        (
+            "corelog_retention_rolls",
+            "Active segments sealed because retention had ended all in them.",
+            counters.retention_rolls,
+        ),
+        (
+            "corelog_files_unlinked",
+            "Deleted files unlinked.",
+            counters.files_unlinked,
+        ),
         ("corelog_log_cuts", "Logs cut at an offset.", counters.cuts),
         (
             "corelog_log_failures",

@@ -56,8 +56,10 @@ fn of(config: &TopicConfig, broker: &BrokerConfig) -> TopicSettings {
                 messages: config.flush_messages,
                 ms: config.flush_ms,
             },
+            deletes: config.cleanup_policy.delete,
             retention_bytes: config.retention_bytes,
             retention_ms: config.retention_ms,
+            file_delete_delay_ms: config.file_delete_delay_ms,
             producer_id_expiration_ms: i64::try_from(broker.producer_id_expiration_ms)
                 .unwrap_or(i64::MAX),
         },

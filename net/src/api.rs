@@ -85,6 +85,8 @@ apis! {
     CreateTopics = 19, 2..=7, flexible 5;
     /// Deletes topics.
     DeleteTopics = 20, 1..=6, flexible 4;
+    /// Raises the first offsets of partitions.
+    DeleteRecords = 21, 0..=2, flexible 2;
     /// A producer's id and epoch. (Version 6 is unstable in 4.3.1: two-phase commit.)
     InitProducerId = 22, 0..=5, flexible 2;
     /// Where a leader epoch ended.

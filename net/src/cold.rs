@@ -18,13 +18,14 @@ pub mod messages {
         alter_configs_request, alter_configs_response, api_versions_request, api_versions_response,
         consumer_protocol_assignment, create_partitions_request, create_partitions_response,
         create_topics_request, create_topics_response, delete_groups_request,
-        delete_groups_response, delete_topics_request, delete_topics_response,
-        describe_cluster_request, describe_cluster_response, describe_configs_request,
-        describe_configs_response, describe_groups_request, describe_groups_response,
-        describe_log_dirs_request, describe_log_dirs_response, describe_producers_request,
-        describe_producers_response, describe_topic_partitions_request,
-        describe_topic_partitions_response, elect_leaders_request, elect_leaders_response,
-        find_coordinator_request, find_coordinator_response, heartbeat_request, heartbeat_response,
+        delete_groups_response, delete_records_request, delete_records_response,
+        delete_topics_request, delete_topics_response, describe_cluster_request,
+        describe_cluster_response, describe_configs_request, describe_configs_response,
+        describe_groups_request, describe_groups_response, describe_log_dirs_request,
+        describe_log_dirs_response, describe_producers_request, describe_producers_response,
+        describe_topic_partitions_request, describe_topic_partitions_response,
+        elect_leaders_request, elect_leaders_response, find_coordinator_request,
+        find_coordinator_response, heartbeat_request, heartbeat_response,
         incremental_alter_configs_request, incremental_alter_configs_response,
         init_producer_id_request, init_producer_id_response, join_group_request,
         join_group_response, leave_group_request, leave_group_response,
@@ -144,6 +145,7 @@ cold! {
     ApiVersions: api_versions_request::ApiVersionsRequestData => api_versions_response::ApiVersionsResponseData;
     CreateTopics: create_topics_request::CreateTopicsRequestData => create_topics_response::CreateTopicsResponseData;
     DeleteTopics: delete_topics_request::DeleteTopicsRequestData => delete_topics_response::DeleteTopicsResponseData;
+    DeleteRecords: delete_records_request::DeleteRecordsRequestData => delete_records_response::DeleteRecordsResponseData;
     InitProducerId: init_producer_id_request::InitProducerIdRequestData => init_producer_id_response::InitProducerIdResponseData;
     OffsetForLeaderEpoch: offset_for_leader_epoch_request::OffsetForLeaderEpochRequestData => offset_for_leader_epoch_response::OffsetForLeaderEpochResponseData;
     DescribeConfigs: describe_configs_request::DescribeConfigsRequestData => describe_configs_response::DescribeConfigsResponseData;

@@ -125,6 +125,9 @@ fn every_version_of_every_cold_api_is_kafkas() {
             ApiKey::DeleteGroups => {
                 check::<delete_groups_request::DeleteGroupsRequestData>(version, kind, &body)
             }
+            ApiKey::DeleteRecords => {
+                check::<delete_records_request::DeleteRecordsRequestData>(version, kind, &body)
+            }
             ApiKey::OffsetDelete => {
                 check::<offset_delete_request::OffsetDeleteRequestData>(version, kind, &body)
             }

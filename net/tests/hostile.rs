@@ -289,6 +289,7 @@ fn empty_body(api: ApiKey, version: i16) -> Bytes {
         SyncGroup: sync_group_request::SyncGroupRequestData;
         DescribeGroups: describe_groups_request::DescribeGroupsRequestData;
         ListGroups: list_groups_request::ListGroupsRequestData;
+        DeleteRecords: delete_records_request::DeleteRecordsRequestData;
         DeleteGroups: delete_groups_request::DeleteGroupsRequestData;
         OffsetDelete: offset_delete_request::OffsetDeleteRequestData;
         AlterConfigs: alter_configs_request::AlterConfigsRequestData;

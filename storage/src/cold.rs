@@ -80,9 +80,9 @@ pub async fn read_range(
 /// Prepares a sendfile of a sealed range from `at` on: gives the buffered descriptor and how many
 /// bytes (at most `max`) are in the page cache, after bringing missing windows in through the ring,
 /// under the cold-read budget. Readers of the same window share its read; a reader in the second
-/// half of a window has the next one brought in. `None` when the segment is still active, or where
-/// the file system cannot say what is cached ([`ShardStorage::can_sendfile`] is false from then on):
-/// read it with [`read_range`].
+/// half of a window has the next one brought in. `None` when the segment is still active, or was
+/// deleted and its name is gone, or where the file system cannot say what is cached
+/// ([`ShardStorage::can_sendfile`] is false from then on): read it with [`read_range`].
 pub async fn warm_range(
     rt: &Rt,
     shard: &Rc<ShardStorage>,
@@ -91,7 +91,7 @@ pub async fn warm_range(
     max: usize,
 ) -> Result<Option<(FileHandle, usize)>, ReadError> {
     check(range)?;
-    if !range.segment.sealed() {
+    if !range.segment.is_sendable() {
         return Ok(None);
     }
     let io = |error| {
@@ -100,7 +100,10 @@ pub async fn warm_range(
             &error,
         )
     };
-    let handle = range.segment.buffered(rt).await.map_err(io)?;
+    let handle = match range.segment.buffered(rt).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        handle => handle.map_err(io)?,
+    };
     let len = bytes_left(range, at, max);
     let window = at / WINDOW_BYTES as u64;
     if at % WINDOW_BYTES as u64 >= WINDOW_BYTES as u64 / 2 {

@@ -32,16 +32,21 @@ pub struct LogConfig {
     pub timestamp: TimestampRule,
     /// `flush.messages` and `flush.ms`.
     pub flush: FlushPolicy,
+    /// `cleanup.policy` contains `delete`: what retention says is over may go.
+    pub deletes: bool,
     /// `retention.bytes`; `None` keeps everything. Read by retention, not by appends.
     pub retention_bytes: Option<u64>,
     /// `retention.ms`; `None` keeps everything. Read by retention, not by appends.
     pub retention_ms: Option<u64>,
+    /// `file.delete.delay.ms`: how long deleted files keep their bytes.
+    pub file_delete_delay_ms: u64,
     /// Idle producers are forgotten after this long (`producer.id.expiration.ms`).
     pub producer_id_expiration_ms: i64,
 }
 
 impl Default for LogConfig {
-    /// Kafka's defaults: 1 GiB or 7 days per segment, no flush policy, 1 MiB messages.
+    /// Kafka's defaults: 1 GiB or 7 days per segment, no flush policy, 1 MiB messages, kept for 7
+    /// days, unlinked a minute later.
     fn default() -> Self {
         Self {
             segment_bytes: 1 << 30,
@@ -55,8 +60,10 @@ impl Default for LogConfig {
                 messages: None,
                 ms: None,
             },
+            deletes: true,
             retention_bytes: None,
             retention_ms: Some(7 * 24 * 3600 * 1000),
+            file_delete_delay_ms: 60_000,
             producer_id_expiration_ms: 24 * 3600 * 1000,
         }
     }

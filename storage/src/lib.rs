@@ -24,4 +24,5 @@ pub mod log_dir;
 pub mod marks;
 mod open_files;
 pub mod producer_state;
+pub mod retention;
 pub mod shard;

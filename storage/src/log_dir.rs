@@ -5,6 +5,7 @@
 //! then may anything be appended below.
 
 mod error;
+mod offsets;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -98,6 +99,7 @@ pub struct LogDir {
     high_watermarks: RefCell<OffsetMap>,
     log_starts: RefCell<OffsetMap>,
     writing: FifoMutex,
+    raises: RefCell<offsets::Raises>,
     lowered: Cell<u64>,
     _lock: Option<HeldLock>,
 }
@@ -146,6 +148,7 @@ impl LogDir {
             high_watermarks: RefCell::default(),
             log_starts: RefCell::default(),
             writing: FifoMutex::new(),
+            raises: RefCell::default(),
             lowered: Cell::new(0),
             _lock: lock,
         };
@@ -223,63 +226,6 @@ impl LogDir {
         self.log_starts.borrow().clone()
     }
 
-    /// Replaces the recovery points; durable when it answers.
-    pub async fn write_recovery_points(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
-        self.write_offsets(RECOVERY_POINTS, &self.recovery_points, |map| {
-            map.clone_from(offsets)
-        })
-        .await
-    }
-
-    /// Replaces the high watermarks; durable when it answers.
-    pub async fn write_high_watermarks(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
-        self.write_offsets(HIGH_WATERMARKS, &self.high_watermarks, |map| {
-            map.clone_from(offsets)
-        })
-        .await
-    }
-
-    /// Replaces the log start offsets; durable when it answers.
-    pub async fn write_log_starts(&self, offsets: &OffsetMap) -> Result<(), LogDirError> {
-        self.write_offsets(LOG_STARTS, &self.log_starts, |map| map.clone_from(offsets))
-            .await
-    }
-
-    /// Lowers the recovery point and the high watermark of one partition to at most `offset`;
-    /// durable when it answers. To be done before a log is cut to `offset`.
-    pub async fn lower(&self, topic: &str, partition: i32, offset: i64) -> Result<(), LogDirError> {
-        self.lowered.set(self.lowered.get() + 1);
-        let key = (topic.to_owned(), partition);
-        for (name, map) in [
-            (RECOVERY_POINTS, &self.recovery_points),
-            (HIGH_WATERMARKS, &self.high_watermarks),
-        ] {
-            if map.borrow().get(&key).is_some_and(|&at| at > offset) {
-                let lower = |map: &mut OffsetMap| _ = map.insert(key.clone(), offset);
-                self.write_offsets(name, map, lower).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops partitions from every checkpoint; durable when it answers. To be done before a
-    /// partition of such a name can be made again.
-    pub async fn forget(&self, partitions: &[(String, i32)]) -> Result<(), LogDirError> {
-        self.lowered.set(self.lowered.get() + 1);
-        let all = [
-            (RECOVERY_POINTS, &self.recovery_points),
-            (HIGH_WATERMARKS, &self.high_watermarks),
-            (LOG_STARTS, &self.log_starts),
-        ];
-        for (name, map) in all {
-            if partitions.iter().any(|key| map.borrow().contains_key(key)) {
-                let remove = |map: &mut OffsetMap| map.retain(|key, _| !partitions.contains(key));
-                self.write_offsets(name, map, remove).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Grows with every [`LogDir::lower`] and [`LogDir::forget`]: offsets gathered before it grew
     /// must not be written after.
     pub fn lowered(&self) -> u64 {
@@ -309,19 +255,6 @@ impl LogDir {
             boot_id: self.boot_id.clone(),
         };
         self.write(CLEAN_MARKER, marker.encode()).await
-    }
-
-    async fn write_offsets(
-        &self,
-        name: &'static str,
-        map: &RefCell<OffsetMap>,
-        change: impl FnOnce(&mut OffsetMap),
-    ) -> Result<(), LogDirError> {
-        // Changes of one map are written in the order they were made.
-        let _turn = self.writing.lock().await;
-        change(&mut map.borrow_mut());
-        let bytes = files::encode_offsets(&map.borrow());
-        self.write_now(name, bytes).await
     }
 
     async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), LogDirError> {

@@ -114,9 +114,20 @@ pub struct StorageCounters {
     pub indexes_rebuilt: u64,
     /// Logs that failed.
     pub failures: u64,
+    /// Segments removed by retention, or because they lay below the log start.
+    pub segments_removed: u64,
+    /// Their bytes.
+    pub segment_bytes_removed: u64,
+    /// Times a log start was raised.
+    pub log_start_raises: u64,
+    /// Active segments that rolled because all in them was over.
+    pub retention_rolls: u64,
+    /// Deleted files unlinked.
+    pub files_unlinked: u64,
 }
 
-/// Lowers what a log directory's checkpoint files say of a partition, before a cut.
+/// Changes what a log directory's checkpoint files say of a partition: before a cut, and before a
+/// log's begin goes.
 pub trait CheckpointSink {
     /// Writes checkpoints that name at most these offsets for the partition, durably, and orders
     /// every later write of those files after this one.
@@ -126,6 +137,16 @@ pub trait CheckpointSink {
         partition: i32,
         recovery_point: i64,
         high_watermark: i64,
+    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;
+
+    /// Writes a log start and a recovery point of at least these offsets for the partition, durably;
+    /// no later write of those files may say less. `StorageFull` when there is no room for it.
+    fn raise_log_start<'a>(
+        &'a self,
+        topic: &'a str,
+        partition: i32,
+        log_start: i64,
+        recovery_point: i64,
     ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;
 }
 
@@ -203,8 +224,9 @@ impl ShardStorage {
         self.sendfile_refused.set(true);
     }
 
-    /// Who lowers checkpoint files before a cut. Without one, a cut below a checkpointed offset
-    /// is safe only if the caller lowered the files itself.
+    /// Who changes checkpoint files before a cut, and before a log start is raised. Without one, a cut
+    /// below a checkpointed offset is safe only if the caller lowered the files itself, and a raised
+    /// log start does not outlive the process.
     pub fn set_checkpoint_sink(&self, sink: Rc<dyn CheckpointSink>) {
         *self.sink.borrow_mut() = Some(sink);
     }

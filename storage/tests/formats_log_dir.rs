@@ -250,9 +250,15 @@ fn directories_are_listed_by_what_they_are() {
 fn checkpoints_read_back_lower_and_forget() {
     run(&world(6), |rt| async move {
         let dir = open(&rt).await;
-        dir.write_recovery_points(&offsets(10)).await.unwrap();
-        dir.write_high_watermarks(&offsets(20)).await.unwrap();
-        dir.write_log_starts(&offsets(3)).await.unwrap();
+        dir.write_recovery_points(&offsets(10), dir.lowered())
+            .await
+            .unwrap();
+        dir.write_high_watermarks(&offsets(20), dir.lowered())
+            .await
+            .unwrap();
+        dir.write_log_starts(&offsets(3), dir.lowered())
+            .await
+            .unwrap();
         dir.lower("t", 0, 15).await.unwrap();
         dir.lower("unknown", 0, 15).await.unwrap();
         let dir = open(&rt).await;
@@ -278,7 +284,9 @@ fn checkpoints_read_back_lower_and_forget() {
 fn r32_a_damaged_checkpoint_is_set_aside_and_said() {
     run(&world(7), |rt| async move {
         let dir = open(&rt).await;
-        dir.write_high_watermarks(&offsets(20)).await.unwrap();
+        dir.write_high_watermarks(&offsets(20), dir.lowered())
+            .await
+            .unwrap();
         let path = Path::new(DIR).join(RECOVERY_POINTS);
         rt.write_atomic(&path, b"0\n1\nt 0\n".to_vec())
             .await
@@ -309,8 +317,12 @@ fn r32_power_loss_at_any_write_leaves_the_old_checkpoint_or_the_new() {
     let work = |rt: Rt| async move {
         let dir = open(&rt).await;
         for i in 1..6 {
-            dir.write_recovery_points(&offsets(i)).await.unwrap();
-            dir.write_high_watermarks(&offsets(i)).await.unwrap();
+            dir.write_recovery_points(&offsets(i), dir.lowered())
+                .await
+                .unwrap();
+            dir.write_high_watermarks(&offsets(i), dir.lowered())
+                .await
+                .unwrap();
         }
     };
     let whole = world(0);
@@ -319,11 +331,10 @@ fn r32_power_loss_at_any_write_leaves_the_old_checkpoint_or_the_new() {
     for at in 0..whole.write_count() {
         let world = world(at);
         run(&world, |rt| async move {
-            open(&rt)
+            let dir = open(&rt).await;
+            dir.write_recovery_points(&offsets(0), dir.lowered())
                 .await
-                .write_recovery_points(&offsets(0))
-                .await
-                .unwrap()
+                .unwrap();
         });
         let before = world.write_count();
         world.set_crash_at(Some(before + at));

@@ -314,6 +314,15 @@ fn a_deleted_log_is_gone() {
             append(&log, batch(1, 10, 1)).await,
             Err(AppendError::Closed)
         );
+        assert!(
+            rt.stat("/data/t-0").await.is_err(),
+            "its name is free at once"
+        );
+        rt.sleep(std::time::Duration::from_secs(59)).await;
+        let waiting = rt.read_dir("/data").await.unwrap();
+        assert!(waiting[0].name.ends_with("-delete"), "{waiting:?}");
+        rt.sleep(std::time::Duration::from_secs(2)).await;
+        assert!(shard.counters().files_unlinked > 3);
     });
     assert!(
         world.paths().iter().all(|path| !path.contains("t-0")),
@@ -448,6 +457,7 @@ async fn on_the_real_kernel(rt: &Rt, dir: &std::path::Path) {
     };
     let config = LogConfig {
         segment_bytes: 1 << 20,
+        file_delete_delay_ms: 0,
         flush,
         ..LogConfig::default()
     };
@@ -491,7 +501,13 @@ async fn on_the_real_kernel(rt: &Rt, dir: &std::path::Path) {
     let bytes = read_all(rt, &shard, &log).await;
     assert!(bytes.starts_with(&sent) && bytes.len() > sent.len());
     log.delete().await.unwrap();
-    rt.rmdir(dir).await.unwrap();
+    // The files go in a task of their own.
+    let mut tries = 0;
+    while rt.rmdir(dir).await.is_err() {
+        tries += 1;
+        assert!(tries < 2_000, "the deleted log stays");
+        rt.sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 async fn read_all(rt: &Rt, shard: &Rc<ShardStorage>, log: &Log) -> Vec<u8> {

@@ -38,7 +38,7 @@ use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_runtime::sync::Permit;
 
-use super::{Connection, ErrorCodes, admin, offsets};
+use super::{Connection, ErrorCodes, admin, delete_records, offsets};
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::groups;
 use crate::shard::Shard;
@@ -127,6 +127,9 @@ async fn of_metadata(
         }
         ColdRequest::ListOffsets(request) => {
             reply(frame, &offsets::list_offsets(shard, version, request).await)
+        }
+        ColdRequest::DeleteRecords(request) => {
+            reply(frame, &delete_records::delete_records(shard, request).await)
         }
         ColdRequest::OffsetForLeaderEpoch(request) => {
             reply(frame, &offsets::epoch_ends(shard, request).await)

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod cold;
+pub mod delete_records;
 mod error_counts;
 pub mod fetch;
 pub mod offsets;

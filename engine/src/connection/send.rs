@@ -151,7 +151,7 @@ impl Sender<'_> {
             };
             let path = match slices {
                 Some(_) => FetchPath::Tail,
-                None if range.range.segment.sealed() && self.shard.storage.can_sendfile() => {
+                None if range.range.segment.is_sendable() && self.shard.storage.can_sendfile() => {
                     FetchPath::Sendfile
                 }
                 None => FetchPath::Ring,
@@ -272,10 +272,7 @@ impl Sender<'_> {
         while left > 0 {
             let warm = warm_range(rt, storage, &range, at, left).await;
             let Some((file, ready)) = warm.map_err(SendError::Promised)? else {
-                if !storage.can_sendfile() {
-                    return Ok(()); // found out just now: read on the ring from here on
-                }
-                return Err(SendError::Promised(ReadError::Stale)); // a sealed file does not become active again
+                return Ok(()); // deleted, or refused just now: the rest is read on the ring
             };
             if ready == 0 {
                 continue;

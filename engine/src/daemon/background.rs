@@ -1,10 +1,12 @@
-//! What runs beside requests on every shard: idle connections, and on shard 0 the checkpoints.
+//! What runs beside requests on every shard: idle connections, retention, and on shard 0 the
+//! checkpoints.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use corelog_runtime::ShardId;
 use corelog_storage::checkpoint_files::OffsetMap;
+use corelog_storage::log_dir::{LogDir, LogDirError};
 
 use crate::shard::Shard;
 use crate::shard::message::{CheckpointMarks, Request, Response};
@@ -21,6 +23,7 @@ pub fn start(shard: &Rc<Shard>) {
             crate::connection::close_idle(&swept).await;
         }
     });
+    shard.spawn("retention", crate::shard::retention::run(Rc::clone(shard)));
 }
 
 /// Starts the writing of checkpoint files. Shard: 0.
@@ -40,11 +43,7 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
             let before = lowered(&of_watermarks);
             let marks = gather(&of_watermarks, || Request::Marks).await;
             let offsets = offsets_of(&marks, |marks| marks.high_watermark);
-            // A log was cut or deleted meanwhile: what was gathered may be too high by now.
-            if before != lowered(&of_watermarks) {
-                continue;
-            }
-            if offsets != written && write(&of_watermarks, &marks, false).await {
+            if offsets != written && write(&of_watermarks, &marks, false, before).await {
                 written = offsets;
             }
         }
@@ -56,14 +55,13 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
             gather(&of_recovery, || Request::Checkpoint).await;
             let before = lowered(&of_recovery);
             let marks = gather(&of_recovery, || Request::Marks).await;
-            if before == lowered(&of_recovery) {
-                write(&of_recovery, &marks, true).await;
-            }
+            write(&of_recovery, &marks, true, before).await;
         }
     });
 }
 
-fn lowered(shard: &Shard) -> u64 {
+/// See [`LogDir::lowered`]: to be read before marks are gathered.
+pub fn lowered(shard: &Shard) -> u64 {
     shard
         .log_dir
         .borrow()
@@ -93,26 +91,39 @@ pub fn offsets_of(marks: &[CheckpointMarks], mark: impl Fn(&CheckpointMarks) -> 
 }
 
 /// Writes the checkpoint files; `recovery` also the recovery points and log starts. False when the
-/// directory refused.
-pub async fn write(shard: &Rc<Shard>, marks: &[CheckpointMarks], recovery: bool) -> bool {
+/// directory refused, or a log was cut or deleted since its counter was `as_of`: what was gathered
+/// may be too high by now.
+pub async fn write(
+    shard: &Rc<Shard>,
+    marks: &[CheckpointMarks],
+    recovery: bool,
+    as_of: u64,
+) -> bool {
     let Some(dir) = shard.log_dir.borrow().clone() else {
         return false;
     };
-    let mut written = dir
-        .write_high_watermarks(&offsets_of(marks, |m| m.high_watermark))
-        .await;
-    if recovery && written.is_ok() {
-        written = dir
-            .write_log_starts(&offsets_of(marks, |m| m.log_start))
-            .await;
+    match write_to(&dir, marks, recovery, as_of).await {
+        Ok(written) => written,
+        Err(error) => {
+            tracing::error!(%error, "checkpoint files could not be written");
+            false
+        }
     }
-    if recovery && written.is_ok() {
-        written = dir
-            .write_recovery_points(&offsets_of(marks, |m| m.recovery_point))
-            .await;
+}
+
+async fn write_to(
+    dir: &LogDir,
+    marks: &[CheckpointMarks],
+    recovery: bool,
+    as_of: u64,
+) -> Result<bool, LogDirError> {
+    let watermarks = offsets_of(marks, |m| m.high_watermark);
+    let written = dir.write_high_watermarks(&watermarks, as_of).await?;
+    if !recovery || !written {
+        return Ok(written);
     }
-    if let Err(error) = &written {
-        tracing::error!(%error, "checkpoint files could not be written");
-    }
-    written.is_ok()
+    let starts = offsets_of(marks, |m| m.log_start);
+    let points = offsets_of(marks, |m| m.recovery_point);
+    Ok(dir.write_log_starts(&starts, as_of).await?
+        && dir.write_recovery_points(&points, as_of).await?)
 }

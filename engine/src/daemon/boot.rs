@@ -102,7 +102,10 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
     let dir = Rc::new(dir);
     // Recovery of the logs may have to lower checkpoints before it cuts.
     *shard.log_dir.borrow_mut() = Some(Rc::clone(&dir));
-    remove_deleted(shard, &dir).await;
+    shard.spawn(
+        "remove_deleted",
+        remove_deleted(Rc::clone(shard), Rc::clone(&dir)),
+    );
     begin(shard, &dir).await;
 
     let log = LocalLog::open(&shard.rt, &path, shared.config.node_id)
@@ -159,8 +162,8 @@ async fn set_strays_aside(shard: &Rc<Shard>, dir: &LogDir, image: &Image) {
     }
 }
 
-/// Finishes deletions that the last process began.
-async fn remove_deleted(shard: &Rc<Shard>, dir: &LogDir) {
+/// Finishes deletions that the last process began. Nothing waits for it.
+async fn remove_deleted(shard: Rc<Shard>, dir: Rc<LogDir>) {
     for path in dir.deleted() {
         if let Err(error) = remove_dir(&shard.rt, path).await {
             tracing::warn!(path = %path.display(), %error, "a deleted partition's directory could not be removed");

@@ -28,7 +28,7 @@ pub async fn shutdown(shard: &Rc<Shard>) {
     let dir = shard.log_dir.borrow().clone();
     if let Some(dir) = dir
         && clean
-        && background::write(shard, &marks, true).await
+        && background::write(shard, &marks, true, background::lowered(shard)).await
     {
         let epoch = shard
             .image()

@@ -25,3 +25,15 @@ pub struct StartState {
     /// `log-start-offset-checkpoint`.
     pub log_starts: BTreeMap<PartitionName, i64>,
 }
+
+impl StartState {
+    /// A checkpoint file names the partition.
+    pub fn is_checkpointed(&self, name: &PartitionName) -> bool {
+        let maps = [
+            &self.recovery_points,
+            &self.high_watermarks,
+            &self.log_starts,
+        ];
+        maps.iter().any(|map| map.contains_key(name))
+    }
+}

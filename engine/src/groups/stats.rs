@@ -9,7 +9,7 @@ use corelog_runtime::ShardId;
 
 use crate::shard::Shard;
 use crate::shard::message::{OffsetQuery, PartitionKey, Request, Response as Answer};
-use crate::shard::read::LATEST_TIMESTAMP;
+use crate::shard::read::{EARLIEST_TIMESTAMP, LATEST_TIMESTAMP};
 use crate::stats::{ShardStats, add};
 
 /// Committed offsets one shard tells of; the others are counted.
@@ -63,7 +63,8 @@ pub struct Committed {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Records behind it and below the high watermark; `None` while that is not known.
+    /// Records from it to the high watermark that are still in the log; `None` while that is not
+    /// known.
     pub lag: Option<i64>,
 }
 
@@ -79,7 +80,7 @@ pub struct GroupStats {
 }
 
 /// Adds the groups of a shard to a copy of its counters. Asks the shards that own the partitions
-/// for their high watermarks.
+/// for their high watermarks and log starts.
 pub async fn add_groups(shard: &Rc<Shard>, stats: &mut ShardStats) {
     let counters = &shard.groups.counters;
     stats.others.extend([
@@ -141,7 +142,8 @@ pub async fn add_groups(shard: &Rc<Shard>, stats: &mut ShardStats) {
     stats.groups = groups;
 }
 
-/// Fills in how far the offsets are behind the high watermarks of their partitions.
+/// Fills in how far the offsets are behind the high watermarks of their partitions. Records that
+/// were deleted are no part of it: nobody can fetch them any more.
 async fn find_lags(shard: &Rc<Shard>, committed: &mut [Committed]) {
     let image = shard.image();
     let mut by_owner: BTreeMap<u16, (Vec<OffsetQuery>, Vec<usize>)> = BTreeMap::new();
@@ -153,14 +155,17 @@ async fn find_lags(shard: &Rc<Shard>, committed: &mut [Committed]) {
             continue;
         };
         let (queries, places) = by_owner.entry(partition.shard).or_default();
-        queries.push(OffsetQuery {
-            key: PartitionKey {
-                topic_id: topic.id,
-                partition: offset.partition,
-            },
-            timestamp: LATEST_TIMESTAMP,
-            current_leader_epoch: -1,
-        });
+        let key = PartitionKey {
+            topic_id: topic.id,
+            partition: offset.partition,
+        };
+        queries.extend(
+            [EARLIEST_TIMESTAMP, LATEST_TIMESTAMP].map(|timestamp| OffsetQuery {
+                key,
+                timestamp,
+                current_leader_epoch: -1,
+            }),
+        );
         places.push(at);
     }
     let ask = |(owner, (queries, places))| {
@@ -172,9 +177,10 @@ async fn find_lags(shard: &Rc<Shard>, committed: &mut [Committed]) {
         let Some(Answer::Offsets(found)) = answer.await else {
             continue;
         };
-        for (at, found) in places.into_iter().zip(found) {
-            let end = found.ok().map(|found| found.offset);
-            committed[at].lag = end.map(|end| (end - committed[at].offset).max(0));
+        for (at, ends) in places.into_iter().zip(found.as_chunks::<2>().0) {
+            let [Ok(start), Ok(end)] = ends else { continue };
+            let from = committed[at].offset.max(start.offset);
+            committed[at].lag = Some((end.offset - from).max(0));
         }
     }
 }

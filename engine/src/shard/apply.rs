@@ -229,6 +229,11 @@ async fn open(
             0
         }
     };
+    if !exists && start.is_checkpointed(&name) {
+        // Of a log of this name that is gone: after the next start they would be taken for this one's.
+        let forget = Request::Operate(Operation::ForgetCheckpoints(vec![name.clone()]));
+        shard.call(ShardId(0), forget).await;
+    }
     let params = LogParams {
         dir: dir.clone(),
         topic: topic.name.to_string(),

@@ -132,6 +132,17 @@ pub struct OffsetAnswer {
     pub leader_epoch: i32,
 }
 
+/// Records to be deleted from the begin of a partition (DeleteRecords).
+#[derive(Debug, Clone, Copy)]
+pub struct Deletion {
+    /// Which.
+    pub key: PartitionKey,
+    /// The new log start; -1 = the high watermark.
+    pub offset: i64,
+    /// Longest wait, in milliseconds.
+    pub timeout_ms: i32,
+}
+
 /// A question about where an epoch ended (OffsetForLeaderEpoch).
 #[derive(Debug, Clone, Copy)]
 pub struct EpochQuery {
@@ -192,6 +203,8 @@ pub enum Request {
     Offsets(Vec<OffsetQuery>),
     /// Where epochs ended.
     EpochEnds(Vec<EpochQuery>),
+    /// Raise log starts.
+    DeleteRecords(Vec<Deletion>),
     /// Producers that partitions remember.
     Producers(Vec<PartitionKey>),
     /// Sizes of all logs of the shard.
@@ -228,6 +241,17 @@ pub enum Request {
 pub enum Operation {
     /// Lower a partition's checkpoints to an offset, durably (shard 0).
     LowerCheckpoint(String, i32, i64),
+    /// Raise a partition's log start and recovery point in the checkpoints, durably (shard 0).
+    RaiseLogStart {
+        /// Topic name.
+        topic: String,
+        /// Partition index.
+        partition: i32,
+        /// At least this.
+        log_start: i64,
+        /// At least this.
+        recovery_point: i64,
+    },
     /// Drop deleted partitions from the checkpoints, durably (shard 0).
     ForgetCheckpoints(Vec<(String, i32)>),
     /// Take these values of the configuration file; answered when they are in force.
@@ -271,6 +295,8 @@ pub enum Response {
     Offsets(Vec<Result<OffsetAnswer, PartitionError>>),
     /// In the order asked: (epoch, end offset).
     EpochEnds(Vec<Result<(i32, i64), PartitionError>>),
+    /// In the order asked: log starts.
+    DeleteRecords(Vec<Result<i64, PartitionError>>),
     /// In the order asked.
     Producers(Vec<Result<Vec<ActiveProducer>, PartitionError>>),
     /// Sizes; the flag is true when a log failed or cannot be opened.
@@ -289,6 +315,8 @@ pub enum Response {
     Stopped(Vec<CheckpointMarks>, bool),
     /// Lowered or forgotten, or why not.
     Lowered(Result<(), String>),
+    /// Raised, or why not.
+    Raised(std::io::Result<()>),
     /// Taken.
     Done,
 }

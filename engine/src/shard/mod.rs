@@ -8,6 +8,7 @@ pub mod message;
 pub mod offline;
 pub mod partition;
 pub mod read;
+pub mod retention;
 pub mod sink;
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,7 @@ use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{Rt, ShardId, vital};
-use corelog_storage::log_dir::LogDir;
+use corelog_storage::log_dir::{LogDir, LogDirError};
 use corelog_storage::shard::ShardStorage;
 
 use self::message::{CheckpointMarks, Operation, PartitionKey, Request, Response};
@@ -350,6 +351,9 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
                     .collect(),
             ));
         }
+        Request::DeleteRecords(deletions) => answer(shard, "delete_records", reply, |shard| {
+            retention::delete_records(shard, deletions)
+        }),
         Request::Producers(keys) => reply.send(Response::Producers(
             keys.iter().map(|key| read::producers(shard, key)).collect(),
         )),
@@ -400,6 +404,24 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
                         .await
                         .map_err(|e| e.to_string()),
                     None => Err("the log directory is not open on this shard".to_owned()),
+                })
+            });
+        }
+        Operation::RaiseLogStart {
+            topic,
+            partition,
+            log_start,
+            recovery_point,
+        } => {
+            let dir = shard.log_dir.borrow().clone();
+            answer(shard, "raise_log_start", reply, move |_| async move {
+                let gone = || std::io::Error::other("the log directory is not open on this shard");
+                Response::Raised(match dir {
+                    Some(dir) => dir
+                        .raise_log_start(&topic, partition, log_start, recovery_point)
+                        .await
+                        .map_err(LogDirError::into_io),
+                    None => Err(gone()),
                 })
             });
         }

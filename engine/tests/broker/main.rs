@@ -24,6 +24,7 @@ mod operating;
 mod planted;
 mod producing;
 mod records;
+mod retention;
 mod sessions;
 mod stuck;
 mod versions;

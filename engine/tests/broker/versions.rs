@@ -455,6 +455,7 @@ fn r65_every_advertised_version_of_every_api_is_answered() {
                 | ApiKey::ElectLeaders
                 | ApiKey::ListPartitionReassignments
                 | ApiKey::DescribeProducers
+                | ApiKey::DeleteRecords
                 | ApiKey::ListConfigResources => of_tools(&mut client, api, version),
                 ApiKey::Metadata
                 | ApiKey::CreateTopics

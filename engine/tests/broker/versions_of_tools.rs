@@ -5,6 +5,7 @@ use corelog_net::cold::messages::*;
 use corelog_net::error_code::ErrorCode;
 
 use crate::common::groups::code;
+use crate::common::requests::deletion;
 use crate::common::*;
 use crate::versions::answered;
 
@@ -14,6 +15,19 @@ pub fn of_tools(client: &mut Connection, api: ApiKey, version: i16) {
         ApiKey::AlterConfigs => alter_configs(client, version),
         ApiKey::DescribeLogDirs => describe_log_dirs(client, version),
         ApiKey::ElectLeaders => elect_leaders(client, version),
+        ApiKey::DeleteRecords => {
+            let request = deletion("t", &[(0, 0), (7, 0)]);
+            let answer = answered(client, version, &request);
+            let partitions = answer.topics[0].partitions.iter();
+            let found: Vec<_> = partitions
+                .map(|p| (p.partition_index, p.low_watermark, code(p.error_code)))
+                .collect();
+            let expected = [
+                (0, 0, ErrorCode::None),
+                (7, -1, ErrorCode::UnknownTopicOrPartition),
+            ];
+            assert_eq!(found, expected, "DeleteRecords v{version}");
+        }
         ApiKey::ListConfigResources => list_config_resources(client, version),
         ApiKey::ListPartitionReassignments => {
             let request =

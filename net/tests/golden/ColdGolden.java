@@ -59,7 +59,7 @@ public class ColdGolden {
     }
 
     public static void main(String[] args) throws Exception {
-        for (short key : new short[] {2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 23, 32, 33, 35, 37, 42, 43, 44, 46, 47, 60, 61, 74, 75}) {
+        for (short key : new short[] {2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 32, 33, 35, 37, 42, 43, 44, 46, 47, 60, 61, 74, 75}) {
             ApiMessageType api = ApiMessageType.fromApiKey(key);
             for (short v = api.lowestSupportedVersion(); v <= api.highestSupportedVersion(false); v++)
                 for (boolean tags : new boolean[] {false, true}) {

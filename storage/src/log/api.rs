@@ -30,7 +30,7 @@ pub struct LogParams {
     pub recovery_point: i64,
     /// From `replication-offset-checkpoint`, clamped to what the log holds.
     pub high_watermark: i64,
-    /// From `log-start-offset-checkpoint`, or 0.
+    /// From `log-start-offset-checkpoint`, or 0. What the files hold below it is no part of the log.
     pub log_start: i64,
     /// How the previous process ended.
     pub start: StartKind,
@@ -163,6 +163,37 @@ impl LogError {
         }
     }
 }
+
+/// Why records were not deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteRecordsError {
+    /// The offset is past the high watermark: Kafka's OFFSET_OUT_OF_RANGE.
+    OffsetOutOfRange {
+        /// Committed end of the log.
+        high_watermark: i64,
+    },
+    /// The log could not do it. It may have been done all the same, save for [`LogError::NoSpace`].
+    Log(LogError),
+}
+
+impl From<LogError> for DeleteRecordsError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl fmt::Display for DeleteRecordsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OffsetOutOfRange { high_watermark } => {
+                write!(f, "the offset is past the high watermark {high_watermark}")
+            }
+            Self::Log(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DeleteRecordsError {}
 
 /// ENOSPC or EDQUOT.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {

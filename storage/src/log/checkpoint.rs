@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Log, LogError, LogInner};
 use crate::leader_epochs;
@@ -11,9 +12,9 @@ use crate::log::roll::NextFile;
 use crate::log::segment::{
     INDEX, PREPARED_NAME, SNAPSHOT, TIME_INDEX, parse_segment_name, segment_path,
 };
+use crate::log::unlink::remove_dir_later;
 
-/// Snapshots kept besides the newest: should that one be damaged, recovery replays from the one
-/// before.
+/// Snapshots of checkpoints kept: should the newest be damaged, recovery replays from the one before.
 const SNAPSHOTS_KEPT: usize = 2;
 
 impl Log {
@@ -61,8 +62,8 @@ impl Log {
         self.0.end_waits(i64::MIN);
     }
 
-    /// Deletes the partition's files. Its directory is first renamed to `<dir>.<32 hex>-delete`,
-    /// durably, so that a crash on the way leaves nothing that could come back as a log.
+    /// Deletes the log. Its directory is renamed to `<dir>.<32 hex>-delete`, durably, so that nothing
+    /// comes back as a log; the files go `file.delete.delay.ms` later.
     pub async fn delete(self) -> Result<(), LogError> {
         let log = self.0.clone();
         let task = self
@@ -89,7 +90,8 @@ impl LogInner {
         }
     }
 
-    async fn checkpoint_now(self: &Rc<Self>) -> Result<i64, LogError> {
+    /// The caller holds `maintenance`.
+    pub async fn checkpoint_now(self: &Rc<Self>) -> Result<i64, LogError> {
         // What is written below must be the state at `end` exactly: taken now, used once the log
         // is flushed up to there.
         let dir = self.dir.borrow().clone();
@@ -174,6 +176,12 @@ impl LogInner {
             .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset < newest)
             .map(|(offset, _)| offset)
             .collect();
+        {
+            // Those of segments go with the segments: a cut, and a log whose begin went, need them.
+            let state = self.state.borrow();
+            let open = |offset: &i64| state.open.iter().any(|s| s.base_offset == *offset);
+            offsets.retain(|offset| !state.sealed.contains_key(offset) && !open(offset));
+        }
         offsets.sort_unstable();
         let keep_from = offsets.len().saturating_sub(SNAPSHOTS_KEPT - 1);
         for &offset in &offsets[..keep_from] {
@@ -279,19 +287,8 @@ impl LogInner {
         self.rt.rename(&dir, &doomed).await?;
         self.rt.sync_dir(&parent).await?;
         *self.dir.borrow_mut() = doomed.clone();
-        delete_dir(&self.rt, &doomed).await
-    }
-}
-
-/// Removes a directory of files: a partition's that was renamed for deletion, also one found at
-/// start.
-pub async fn delete_dir(rt: &corelog_runtime::Rt, dir: &std::path::Path) -> io::Result<()> {
-    for entry in rt.read_dir(dir).await? {
-        unlink_if_there(rt, &dir.join(entry.name)).await?;
-    }
-    rt.rmdir(dir).await?;
-    match dir.parent() {
-        Some(parent) => rt.sync_dir(parent).await,
-        None => Ok(()),
+        let delay = Duration::from_millis(self.config.borrow().file_delete_delay_ms);
+        remove_dir_later(&self.rt, &self.shard, doomed, delay);
+        Ok(())
     }
 }

@@ -193,6 +193,8 @@ impl LogInner {
                 Found::Bad(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
             }
         }
+        // The log start may lie inside the batch that goes; it never goes back.
+        let end = end.max(self.state.borrow().marks.log_start);
         Ok(CutPoint {
             base,
             file,
@@ -304,7 +306,7 @@ impl LogInner {
                 .unwrap_or(state.active().base_offset)
         };
         let mut producers = self
-            .snapshot_at_or_below(end)
+            .snapshot_between(first, end)
             .await?
             .unwrap_or_else(|| ProducerState::new(first));
         let from = producers.end_offset();
@@ -339,7 +341,9 @@ impl LogInner {
         Ok(())
     }
 
-    async fn snapshot_at_or_below(&self, end: i64) -> io::Result<Option<ProducerState>> {
+    /// The newest snapshot in a range of offsets. One below the first segment does not count: what
+    /// producers wrote between them is not known.
+    async fn snapshot_between(&self, first: i64, end: i64) -> io::Result<Option<ProducerState>> {
         let dir = self.dir.borrow().clone();
         let mut offsets: Vec<i64> = self
             .rt
@@ -347,7 +351,7 @@ impl LogInner {
             .await?
             .iter()
             .filter_map(|e| parse_segment_name(&e.name))
-            .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset <= end)
+            .filter(|&(offset, suffix)| suffix == SNAPSHOT && (first..=end).contains(&offset))
             .map(|(offset, _)| offset)
             .collect();
         offsets.sort_unstable();

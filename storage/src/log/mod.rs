@@ -18,11 +18,13 @@ mod producers;
 mod pump;
 mod read;
 mod recovery;
+mod retention;
 mod roll;
 mod scan;
 mod segment;
 mod tail;
 mod time;
+mod unlink;
 mod waiters;
 mod writer;
 
@@ -38,9 +40,10 @@ use corelog_runtime::Rt;
 use corelog_runtime::sync::{FifoMutex, Notify, Receiver, Ticket};
 
 pub use api::{
-    AppendError, Appended, FileRange, LogError, LogParams, ReadError, ReadPlan, RecoveryReport,
-    ValidatedBatch,
+    AppendError, Appended, DeleteRecordsError, FileRange, LogError, LogParams, ReadError, ReadPlan,
+    RecoveryReport, ValidatedBatch,
 };
+pub use retention::Retained;
 pub(crate) use segment::OpenSegment;
 pub use segment::SegmentFile;
 pub(crate) use tail::LogTail;
@@ -319,13 +322,6 @@ impl Log {
         if let Some(offset) = moved {
             self.0.high_watermark_waiters.wake(offset);
         }
-    }
-
-    /// Raises the log start (`delete.records`): at most to the high watermark.
-    pub fn set_log_start(&self, offset: i64) -> bool {
-        let mut state = self.0.state.borrow_mut();
-        let offset = offset.min(state.marks.high_watermark);
-        state.marks.set_log_start(offset)
     }
 
     /// `f` is called after `written_end`, `flushed_end` or the committable end moved, and when the

@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{File, OpenOptions, Rt};
@@ -14,15 +15,18 @@ use crate::checkpoint_files::{PARTITION_METADATA, encode_partition_metadata};
 use crate::flush_policy::FlushState;
 use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
 use crate::leader_epochs::{self, LeaderEpochs};
-use crate::log::files::{INDEX_BYTES_MAX, SNAPSHOT_BYTES_MAX, replace_files, set_aside};
+use crate::log::files::{
+    INDEX_BYTES_MAX, SNAPSHOT_BYTES_MAX, replace_files, set_aside, unlink_if_there,
+};
 use crate::log::recovery::recover;
 use crate::log::roll::{NextFile, segment_options};
 use crate::log::scan::{Found, LOOKUP_BYTES, Scanner};
 use crate::log::segment::{
-    INDEX, LOG, OpenSegment, SNAPSHOT, SealedSegment, SegmentFile, TIME_INDEX, parse_segment_name,
-    segment_path,
+    DELETED, INDEX, LOG, OpenSegment, SNAPSHOT, SealedSegment, SegmentFile, TIME_INDEX, TXN_INDEX,
+    parse_segment_name, segment_path,
 };
 use crate::log::tail::LogTail;
+use crate::log::unlink::unlink_later;
 use crate::log::waiters::Waiters;
 use crate::log::writer::align_down;
 use crate::log_dir::StartKind;
@@ -47,6 +51,8 @@ pub(crate) struct Opening<'a> {
     pub rt: &'a Rt,
     pub shard: &'a Rc<ShardStorage>,
     pub params: &'a LogParams,
+    /// Files that were deleted and wait to be unlinked.
+    pub deleted: RefCell<Vec<PathBuf>>,
 }
 
 impl Log {
@@ -61,6 +67,7 @@ impl Log {
             rt,
             shard,
             params: &params,
+            deleted: RefCell::default(),
         };
         let parts = opening.create().await.map_err(|error| {
             LogError::io(format_args!("cannot make {}", params.dir.display()), &error)
@@ -80,6 +87,7 @@ impl Log {
             rt,
             shard,
             params: &params,
+            deleted: RefCell::default(),
         };
         let parts = opening.open().await.map_err(|error| {
             LogError::io(format_args!("cannot open {}", params.dir.display()), &error)
@@ -108,7 +116,10 @@ impl Log {
                 c.indexes_rebuilt += u64::from(report.indexes_rebuilt);
             });
         }
-        Ok((assemble(rt, shard, &params, parts), report))
+        let deleted = opening.deleted.take();
+        let log = assemble(rt, shard, &params, parts);
+        unlink_later(rt, shard, deleted, Duration::ZERO);
+        Ok((log, report))
     }
 }
 
@@ -163,20 +174,62 @@ impl Opening<'_> {
         if !is_there {
             return self.create().await;
         }
-        if self.params.start == StartKind::Clean
-            && let Some(parts) = self.open_clean().await?
-        {
-            return Ok(parts);
+        let clean = match self.params.start {
+            StartKind::Clean => self.open_clean().await?,
+            StartKind::ProcessDeath | StartKind::Unclean => None,
+        };
+        let parts = match clean {
+            Some(parts) => parts,
+            None => recover(self).await?,
+        };
+        if parts.active.end_offset.get() < self.params.log_start {
+            return self.restart_at_log_start(parts).await;
         }
-        recover(self).await
+        Ok(parts)
     }
 
-    /// Base offsets of the segment files, ascending.
+    /// All that is left lies below the log start, which was durable, as was everything below it:
+    /// files are missing, or a cut went to the log start. They are set aside, and the log begins
+    /// anew where it has to: no offset is given twice.
+    async fn restart_at_log_start(&self, parts: Parts) -> io::Result<Parts> {
+        let (dir, log_start) = (&self.params.dir, self.params.log_start);
+        let mut report = parts.report;
+        tracing::warn!(
+            topic = self.params.topic,
+            partition = self.params.partition,
+            log_start,
+            log_end = parts.active.end_offset.get(),
+            "the log ends below its start; it begins anew there"
+        );
+        drop(parts.active);
+        for base in self.segment_bases().await?.into_iter().rev() {
+            let path = segment_path(dir, base, LOG);
+            if self.rt.stat(&path).await?.len == 0 {
+                unlink_if_there(self.rt, &path).await?;
+            } else if let Some(to) = set_aside(self.rt, &path, "aside").await? {
+                report.set_aside.push(to.to_string_lossy().into_owned());
+            }
+            for suffix in [INDEX, TIME_INDEX, TXN_INDEX] {
+                unlink_if_there(self.rt, &segment_path(dir, base, suffix)).await?;
+            }
+        }
+        self.rt.sync_dir(dir).await?;
+        let mut fresh = self.create_empty(log_start).await?;
+        fresh.epochs = parts.epochs;
+        if parts.producers.end_offset() == log_start {
+            fresh.producers = parts.producers;
+        }
+        fresh.report = report;
+        Ok(fresh)
+    }
+
+    /// Base offsets of the segment files, ascending. Notes files that wait to be unlinked.
     pub async fn segment_bases(&self) -> io::Result<Vec<i64>> {
-        let mut bases: Vec<i64> = self
-            .rt
-            .read_dir(&self.params.dir)
-            .await?
+        let entries = self.rt.read_dir(&self.params.dir).await?;
+        let deleted = entries.iter().filter(|e| e.name.ends_with(DELETED));
+        let deleted = deleted.map(|e| self.params.dir.join(&e.name));
+        *self.deleted.borrow_mut() = deleted.collect();
+        let mut bases: Vec<i64> = entries
             .iter()
             .filter_map(|e| parse_segment_name(&e.name))
             .filter(|&(_, suffix)| suffix == LOG)
@@ -197,7 +250,7 @@ impl Opening<'_> {
         let mut sealed = Vec::with_capacity(older.len());
         for (i, &base) in older.iter().enumerate() {
             let size = self.rt.stat(segment_path(dir, base, LOG)).await?.len;
-            sealed.push(SealedSegment::new(base, bases[i + 1], size));
+            sealed.push(SealedSegment::new(self.rt, base, bases[i + 1], size));
         }
         let file = self.open_log_file(active_base, true).await?;
         let len = file.stat().await?.len;
@@ -219,10 +272,12 @@ impl Opening<'_> {
                 }
             }
         }
-        if self.params.recovery_point != end {
+        // A cut that went to a log start inside a batch leaves the last batch below it.
+        let log_end = end.max(self.params.log_start);
+        if self.params.recovery_point != log_end {
             return Ok(None);
         }
-        let Some(producers) = self.read_snapshot(end).await? else {
+        let Some(producers) = self.read_snapshot(log_end).await? else {
             return Ok(None);
         };
         let epochs = self.read_epochs(&mut Vec::new()).await?;
@@ -393,6 +448,10 @@ fn assemble(rt: &Rt, shard: &Rc<ShardStorage>, params: &LogParams, parts: Parts)
         sealed.insert(segment.base_offset, segment);
     }
     let active = parts.active.clone();
+    let (mut epochs, mut epochs_changed) = (parts.epochs, false);
+    if log_start > 0 {
+        epochs_changed = epochs.truncate_from_start(log_start);
+    }
     let state = State {
         marks,
         flush: FlushState::new(params.config.flush, now_ms, end, end),
@@ -407,8 +466,8 @@ fn assemble(rt: &Rt, shard: &Rc<ShardStorage>, params: &LogParams, parts: Parts)
         next_file: NextFile::None,
         rolling: false,
         cutting: false,
-        epochs: parts.epochs,
-        epochs_changed: false,
+        epochs,
+        epochs_changed,
         producers: parts.producers,
         cuts: VecDeque::new(),
         cut_generation: 0,

@@ -13,7 +13,8 @@ use crate::log::open::{feed, read_indexes};
 use crate::log::roll::segment_options;
 use crate::log::scan::{Found, LOOKUP_BYTES, SCAN_BYTES, Scanner};
 use crate::log::segment::{
-    INDEX, LOG, OpenSegment, SealedIndex, SealedSegment, SegmentFile, TIME_INDEX, segment_path,
+    INDEX, LOG, OpenSegment, SealedIndex, SealedSegment, SegmentFile, TIME_INDEX, open_or_deleted,
+    segment_path,
 };
 
 /// A segment as a reader finds it.
@@ -85,8 +86,11 @@ impl Log {
             let result = log
                 .plan(from, max_bytes as u64, min_one_batch, limit_offset)
                 .await;
-            // A cut on the way: what was found may be gone.
+            // A cut on the way: what was found may be gone. Gone below the log start: out of range.
             if log.state.borrow().cut_generation == generation {
+                if matches!(result, Err(ReadError::Stale)) {
+                    log.check_range(from, limit_offset)?;
+                }
                 return result;
             }
         }
@@ -256,9 +260,15 @@ impl LogInner {
         }
         let path = segment_path(&self.dir.borrow(), sealed.base_offset, LOG);
         let options = segment_options(self.shard.limits().direct, false);
-        let file = self.rt.open(&path, options).await.map_err(|error| {
-            ReadError::io(format_args!("cannot open {}", path.display()), &error)
-        })?;
+        let file = match open_or_deleted(&self.rt, &path, options).await {
+            // It was unlinked after the reader had come for it.
+            Err(error) if sealed.retired.get() && error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReadError::Stale);
+            }
+            result => result.map_err(|error| {
+                ReadError::io(format_args!("cannot open {}", path.display()), &error)
+            })?,
+        };
         // Another reader may have been faster: ranges of one file share its generation.
         let open = sealed.file.borrow().upgrade();
         let shared = open.unwrap_or_else(|| {
@@ -293,7 +303,10 @@ impl LogInner {
                     (segment_path(&dir, base, TIME_INDEX), times.encode()),
                 ];
                 let _turn = self.small_files.lock().await;
-                replace_derived_files(&self.rt, &dir, files).await?;
+                // Beside a log that is going nothing may appear any more.
+                if !sealed.retired.get() {
+                    replace_derived_files(&self.rt, &dir, files).await?;
+                }
                 SealedIndex { offsets, times }
             }
         };

@@ -56,6 +56,7 @@ pub(crate) async fn recover(opening: &Opening<'_>) -> io::Result<Parts> {
     };
     remove_leftovers(opening).await?;
     let bases = opening.segment_bases().await?;
+    remove_orphans(opening, &bases).await?;
     if bases.is_empty() {
         let mut parts = opening.create_empty(params.log_start).await?;
         parts.report = report;
@@ -89,7 +90,7 @@ pub(crate) async fn recover(opening: &Opening<'_>) -> io::Result<Parts> {
             .stat(segment_path(&params.dir, pair[0], LOG))
             .await?
             .len;
-        sealed.push(SealedSegment::new(pair[0], pair[1], size));
+        sealed.push(SealedSegment::new(opening.rt, pair[0], pair[1], size));
     }
     let active = replay.segments(&bases[first..], &mut sealed).await?;
     let end = replay.expected;
@@ -128,8 +129,23 @@ async fn remove_leftovers(opening: &Opening<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The newest whole producer snapshot at or below the recovery point, and its offset. Without one
-/// the state is built from the log's first batch on.
+/// Derived files of segments that retention removed: a crash came between the renames. Only those
+/// below the first segment; the replay looks after the others.
+async fn remove_orphans(opening: &Opening<'_>, bases: &[i64]) -> io::Result<()> {
+    let dir = &opening.params.dir;
+    for entry in opening.rt.read_dir(dir).await? {
+        let Some((base, INDEX | TIME_INDEX | TXN_INDEX)) = parse_segment_name(&entry.name) else {
+            continue;
+        };
+        if bases.first().is_none_or(|&first| base < first) {
+            unlink_if_there(opening.rt, &dir.join(entry.name)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The newest whole producer snapshot at or below the recovery point and not below the first
+/// segment, and its offset. Without one the state is built from the log's first batch on.
 async fn newest_snapshot(
     opening: &Opening<'_>,
     first_base: i64,
@@ -142,13 +158,14 @@ async fn newest_snapshot(
         .await?
         .iter()
         .filter_map(|e| parse_segment_name(&e.name))
-        .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset <= opening.params.recovery_point)
+        .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset >= first_base)
+        .filter(|&(offset, _)| offset <= opening.params.recovery_point)
         .map(|(offset, _)| offset)
         .collect();
     offsets.sort_unstable();
     for &offset in offsets.iter().rev() {
         if let Some(producers) = opening.read_snapshot(offset).await? {
-            return Ok((producers, offset.max(first_base)));
+            return Ok((producers, offset));
         }
         if let Some(to) = set_aside(opening.rt, &segment_path(dir, offset, SNAPSHOT), "bad").await?
         {
@@ -183,9 +200,11 @@ impl Replay<'_> {
             let replayed = self.segment(base).await?;
             let next = bases.get(i + 1).copied();
             let is_whole = replayed.end == replayed.len && replayed.bad.is_none();
-            // Past the recovery point a hole between segments is lost data, not compaction.
-            let follows = next
-                .is_some_and(|n| n == self.expected || (n > self.expected && n <= recovery_point));
+            // Past the recovery point a hole between segments is lost data, not compaction; below the
+            // log start nothing is missed.
+            let holes_end = recovery_point.max(self.opening.params.log_start);
+            let follows =
+                next.is_some_and(|n| n == self.expected || (n > self.expected && n <= holes_end));
             if let Some(next) = next.filter(|_| is_whole && follows) {
                 self.seal(base, next, replayed, sealed).await?;
                 continue;
@@ -297,7 +316,7 @@ impl Replay<'_> {
         if !stale.is_empty() {
             replace_derived_files(rt, dir, stale).await?;
         }
-        sealed.push(SealedSegment::new(base, next, replayed.end));
+        sealed.push(SealedSegment::new(rt, base, next, replayed.end));
         Ok(())
     }
 
@@ -311,8 +330,10 @@ impl Replay<'_> {
             index,
         } = replayed;
         let recovery_point = self.opening.params.recovery_point;
-        // What is missing below the recovery point was on stable storage: no torn tail.
-        let is_damage = self.expected < recovery_point;
+        // What is missing below the recovery point was on stable storage: no torn tail. Below the log
+        // start nothing is missed.
+        let log_start = self.opening.params.log_start;
+        let is_damage = self.expected < recovery_point && recovery_point > log_start;
         if is_damage {
             self.report.damaged = true;
             self.report.end_reason = Some(format!(

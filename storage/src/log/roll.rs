@@ -85,11 +85,16 @@ impl LogInner {
 
     /// Makes a new active segment at the log's end. The caller holds the gate.
     pub async fn roll(self: &Rc<Self>) -> Result<(), AppendError> {
+        self.roll_with(NEXT_FILE_BYTES).await
+    }
+
+    /// The same, with `least` bytes allocated ahead: none when no append is at hand.
+    pub async fn roll_with(self: &Rc<Self>, least: u64) -> Result<(), AppendError> {
         self.state.borrow_mut().rolling = true;
         let log = self.clone();
         // A task of its own: the append that asked for it may go away.
         let task = self.rt.spawn_vital("log roll", async move {
-            let result = log.roll_now().await;
+            let result = log.roll_now(least).await;
             log.state.borrow_mut().rolling = false;
             log.segments_changed.notify_all();
             result
@@ -105,7 +110,7 @@ impl LogInner {
         }
     }
 
-    async fn roll_now(self: &Rc<Self>) -> io::Result<()> {
+    async fn roll_now(self: &Rc<Self>, least: u64) -> io::Result<()> {
         // One seal at a time: its writes bound what may be lost to one torn segment.
         loop {
             let changed = self.segments_changed.notified();
@@ -122,7 +127,7 @@ impl LogInner {
         let next = std::mem::replace(&mut self.state.borrow_mut().next_file, NextFile::None);
         let (file, allocated_end) = match next {
             NextFile::Ready(file, allocated_end) => (file, allocated_end),
-            _ => self.make_next_file().await?,
+            _ => self.make_next_file(least).await?,
         };
         let base_offset = self.state.borrow().marks.log_end;
         let dir = self.dir.borrow().clone();
@@ -211,7 +216,7 @@ impl LogInner {
         let _hint = file.fadvise(Advice::DontNeed, 0, 0).await;
         old.shared.set_sealed();
         old.writer.borrow_mut().release_memory();
-        let sealed = SealedSegment::new(old.base_offset, next.base_offset, size);
+        let sealed = SealedSegment::new(&self.rt, old.base_offset, next.base_offset, size);
         *sealed.file.borrow_mut() = std::sync::Arc::downgrade(&old.shared);
         self.shard.keep_open(&old.shared);
         {
@@ -254,7 +259,7 @@ impl LogInner {
         }
         let log = self.clone();
         self.background("log next file", async move {
-            let next = match log.make_next_file().await {
+            let next = match log.make_next_file(NEXT_FILE_BYTES).await {
                 Ok((file, end)) => NextFile::Ready(file, end),
                 // The roll tries again, and reports.
                 Err(_) => NextFile::None,
@@ -264,7 +269,7 @@ impl LogInner {
         });
     }
 
-    async fn make_next_file(&self) -> io::Result<(File, u64)> {
+    async fn make_next_file(&self, least: u64) -> io::Result<(File, u64)> {
         let path = self.dir.borrow().join(PREPARED_NAME);
         let options = OpenOptions {
             create: true,
@@ -272,9 +277,13 @@ impl LogInner {
             ..segment_options(self.shard.limits().direct, true)
         };
         let file = self.rt.open(path, options).await?;
+        if least == 0 {
+            file.fdatasync().await?;
+            return Ok((file, 0));
+        }
         let step = self.state.borrow().active().prepare_step.get();
         let segment_bytes = self.config.borrow().segment_bytes.next_multiple_of(4096);
-        let least = NEXT_FILE_BYTES.min(segment_bytes);
+        let least = least.min(segment_bytes);
         let mut bytes = self
             .allocation_bytes(step)
             .await

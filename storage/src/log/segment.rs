@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use corelog_runtime::sync::Notify;
-use corelog_runtime::{Advice, FileHandle, OpenOptions, Rt};
+use corelog_runtime::{Advice, File, FileHandle, OpenOptions, Rt};
 
 use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
 use crate::log::writer::TailWriter;
@@ -20,12 +20,36 @@ pub(crate) const INDEX: &str = "index";
 pub(crate) const TIME_INDEX: &str = "timeindex";
 pub(crate) const TXN_INDEX: &str = "txnindex";
 pub(crate) const SNAPSHOT: &str = "snapshot";
+/// Added to the name of a file that waits to be unlinked.
+pub(crate) const DELETED: &str = ".deleted";
 /// The next segment's file before its roll.
 pub(crate) const PREPARED_NAME: &str = "next.log.prepared";
 
 /// `<20 digits>.<suffix>` in the partition's directory.
 pub(crate) fn segment_path(dir: &Path, base_offset: i64, suffix: &str) -> PathBuf {
     dir.join(format!("{base_offset:020}.{suffix}"))
+}
+
+/// The name under which a deleted file waits to be unlinked.
+pub(crate) fn deleted_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(DELETED);
+    name.into()
+}
+
+/// Opens a file of a segment, also when it is being deleted: a reader that had planned to read it
+/// goes on until it is unlinked.
+pub(crate) async fn open_or_deleted(
+    rt: &Rt,
+    path: &Path,
+    options: OpenOptions,
+) -> io::Result<File> {
+    match rt.open(path, options).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            rt.open(deleted_path(path), options).await
+        }
+        result => result,
+    }
 }
 
 /// The base offset and suffix of a file name of this form.
@@ -42,6 +66,8 @@ pub struct SegmentFile {
     base_offset: i64,
     path: PathBuf,
     sealed: AtomicBool,
+    /// Its name is gone: it can be read through the descriptors that are open, and no other.
+    unlinked: AtomicBool,
     generation: AtomicU64,
     options: OpenOptions,
     own: Mutex<Option<FileHandle>>,
@@ -73,6 +99,7 @@ impl SegmentFile {
             base_offset,
             path,
             sealed,
+            unlinked: AtomicBool::new(false),
             generation,
             options,
             own: Mutex::new(handle),
@@ -99,7 +126,7 @@ impl SegmentFile {
         if let Some(open) = self.own() {
             return Ok(open);
         }
-        let file = rt.open(&self.path, self.options).await?;
+        let file = open_or_deleted(rt, &self.path, self.options).await?;
         // Another task may have been faster.
         Ok(lock(&self.own).get_or_insert(file.handle().clone()).clone())
     }
@@ -124,7 +151,13 @@ impl SegmentFile {
         self.sealed.store(true, Ordering::Release);
     }
 
-    /// Changes when bytes already handed out as ranges are cut off or deleted.
+    /// Its bytes may be sent from the page cache: it is sealed, and not known to be unlinked.
+    pub fn is_sendable(&self) -> bool {
+        self.sealed() && !self.unlinked.load(Ordering::Acquire)
+    }
+
+    /// Changes when bytes already handed out as ranges are cut off, or the whole log is deleted.
+    /// Retention leaves it: who holds the file may read on.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -143,13 +176,14 @@ impl SegmentFile {
             write: false,
             ..self.options
         };
-        Ok(rt.open(&self.path, options).await?.handle().clone())
+        let file = open_or_deleted(rt, &self.path, options).await?;
+        Ok(file.handle().clone())
     }
 
     /// A buffered descriptor for sendfile and its probes, opened at the first call; the kernel does
-    /// not read ahead on it. Only for
-    /// sealed files (InvalidInput otherwise): cached pages of an active file would push every
-    /// later direct write to a worker thread.
+    /// not read ahead on it. NotFound when the file is unlinked. Only for sealed files (InvalidInput
+    /// otherwise): cached pages of an active file would push every later direct write to a worker
+    /// thread.
     pub async fn buffered(&self, rt: &Rt) -> io::Result<FileHandle> {
         if !self.sealed() {
             return Err(io::Error::new(
@@ -164,7 +198,13 @@ impl SegmentFile {
             read: true,
             ..OpenOptions::default()
         };
-        let file = rt.open(&self.path, options).await?;
+        let file = match open_or_deleted(rt, &self.path, options).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.unlinked.store(true, Ordering::Release);
+                return Err(error);
+            }
+            result => result?,
+        };
         // Windows are ours (see `fill`). A hint: a refusal costs time alone.
         let _hint = file.fadvise(Advice::Random, 0, 0).await;
         let handle = file.handle().clone();
@@ -287,16 +327,26 @@ pub(crate) struct SealedSegment {
     pub file: RefCell<Weak<SegmentFile>>,
     /// Both indexes, once a reader needed them.
     pub index: RefCell<Option<Rc<SealedIndex>>>,
+    /// Its greatest timestamp, once retention asked; -1 when its records carry none.
+    pub max_timestamp: Cell<Option<i64>>,
+    /// When this process first knew it, in ms of the wall clock: its age if its records carry no
+    /// timestamps.
+    pub known_since_ms: i64,
+    /// Its files are being renamed: nothing is written beside them any more.
+    pub retired: Cell<bool>,
 }
 
 impl SealedSegment {
-    pub fn new(base_offset: i64, end_offset: i64, size: u64) -> Rc<Self> {
+    pub fn new(rt: &Rt, base_offset: i64, end_offset: i64, size: u64) -> Rc<Self> {
         Rc::new(Self {
             base_offset,
             end_offset: Cell::new(end_offset),
             size,
             file: RefCell::new(Weak::new()),
             index: RefCell::new(None),
+            max_timestamp: Cell::new(None),
+            known_since_ms: rt.wall_clock_ms(),
+            retired: Cell::new(false),
         })
     }
 }

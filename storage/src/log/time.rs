@@ -11,6 +11,9 @@ use crate::log::scan::{LOOKUP_BYTES, Scanner};
 /// Largest decompressed batch looked into.
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 
+/// See `time_hint`.
+type TimeHint = (Option<(i64, i64)>, i64);
+
 impl Log {
     /// The first written record at or past the log start with a timestamp of at least `timestamp`:
     /// its timestamp and offset. The caller bounds the answer by the high watermark.
@@ -22,8 +25,11 @@ impl Log {
         let log_start = log.state.borrow().marks.log_start;
         let end = log.check_range(log_start, i64::MAX)?;
         for segment in log.segments() {
-            let view = log.view(&segment).await?;
-            let (max, start) = log.time_hint(&segment, timestamp).await?;
+            let (view, (max, start)) = match log.view_with_hint(&segment, timestamp).await {
+                // Deleted since the look-up began.
+                Err(ReadError::Stale) => continue,
+                found => found?,
+            };
             if view.end_offset <= log_start || max.is_none_or(|(max, _)| max < timestamp) {
                 continue;
             }
@@ -56,8 +62,11 @@ impl Log {
         let end = log.check_range(log_start, i64::MAX)?;
         let mut best: Option<(i64, i64, Segment)> = None;
         for segment in log.segments() {
-            let (max, _) = log.time_hint(&segment, i64::MAX).await?;
-            let Some((timestamp, last_offset)) = max else {
+            let hint = match log.time_hint(&segment, i64::MAX).await {
+                Err(ReadError::Stale) => continue,
+                found => found?,
+            };
+            let (Some((timestamp, last_offset)), _) = hint else {
                 continue;
             };
             if last_offset >= log_start && best.as_ref().is_none_or(|b| timestamp > b.0) {
@@ -91,13 +100,22 @@ impl Log {
 }
 
 impl LogInner {
+    async fn view_with_hint(
+        self: &Rc<Self>,
+        segment: &Segment,
+        timestamp: i64,
+    ) -> Result<(View, TimeHint), ReadError> {
+        let view = self.view(segment).await?;
+        Ok((view, self.time_hint(segment, timestamp).await?))
+    }
+
     /// Greatest timestamp of a segment with the last offset of its batch, and where to begin to
     /// scan it for `timestamp`.
     async fn time_hint(
         self: &Rc<Self>,
         segment: &Segment,
         timestamp: i64,
-    ) -> Result<(Option<(i64, i64)>, i64), ReadError> {
+    ) -> Result<TimeHint, ReadError> {
         match segment {
             Segment::Open(open) => {
                 let index = open.index.borrow();

@@ -113,3 +113,14 @@ impl std::error::Error for LogDirError {
         }
     }
 }
+
+impl LogDirError {
+    /// As an I/O error of the same kind: callers tell a full disk from others.
+    pub fn into_io(self) -> std::io::Error {
+        let kind = match &self {
+            Self::Io { source, .. } => source.kind(),
+            _ => std::io::ErrorKind::Other,
+        };
+        std::io::Error::new(kind, self)
+    }
+}

@@ -14,6 +14,7 @@ use corelog_storage::shard::CheckpointSink;
 pub const ROOT: &str = "/data";
 pub const TOPIC: &str = "t";
 const POINTS: &str = "/data/recovery-point-offset-checkpoint";
+const STARTS: &str = "/data/log-start-offset-checkpoint";
 const MARKER: &str = "/data/.kafka_cleanshutdown";
 
 /// Writes recovery points one after the other.
@@ -21,6 +22,7 @@ pub struct Disk {
     rt: Rt,
     turn: FifoMutex,
     pub point: Cell<i64>,
+    pub start: Cell<i64>,
 }
 
 impl Disk {
@@ -28,15 +30,8 @@ impl Disk {
     pub async fn open(rt: &Rt) -> io::Result<(Rc<Disk>, bool)> {
         rt.mkdir_all(ROOT).await?;
         rt.sync_dir("/").await?;
-        let point = match rt.read_whole(POINTS, 1 << 20).await {
-            Ok(bytes) => {
-                let map =
-                    decode_offsets(POINTS, &bytes).map_err(|e| io::Error::other(e.to_string()))?;
-                map.get(&(TOPIC.to_owned(), 0)).copied().unwrap_or(0)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
+        let point = read_offset(rt, POINTS).await?;
+        let start = read_offset(rt, STARTS).await?;
         let clean = match rt.stat(MARKER).await {
             Ok(_) => {
                 rt.unlink(MARKER).await?;
@@ -52,6 +47,7 @@ impl Disk {
                 rt: rt.clone(),
                 turn: FifoMutex::new(),
                 point: Cell::new(point),
+                start: Cell::new(start),
             }),
             clean,
         ))
@@ -61,15 +57,37 @@ impl Disk {
     pub async fn write_point(&self, now: impl FnOnce() -> i64) -> io::Result<()> {
         let _turn = self.turn.lock().await;
         let point = now();
-        let mut map = OffsetMap::new();
-        map.insert((TOPIC.to_owned(), 0), point);
-        self.rt.write_atomic(POINTS, encode_offsets(&map)).await?;
+        self.write_offset(POINTS, point).await?;
         self.point.set(point);
         Ok(())
     }
 
+    async fn write_start(&self, start: i64) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
+        let start = start.max(self.start.get());
+        self.write_offset(STARTS, start).await?;
+        self.start.set(start);
+        Ok(())
+    }
+
+    async fn write_offset(&self, path: &str, offset: i64) -> io::Result<()> {
+        let map = OffsetMap::from([((TOPIC.to_owned(), 0), offset)]);
+        self.rt.write_atomic(path, encode_offsets(&map)).await
+    }
+
     pub async fn write_marker(&self) -> io::Result<()> {
         self.rt.write_atomic(MARKER, b"{}".to_vec()).await
+    }
+}
+
+async fn read_offset(rt: &Rt, path: &str) -> io::Result<i64> {
+    match rt.read_whole(path, 1 << 20).await {
+        Ok(bytes) => {
+            let map = decode_offsets(path, &bytes).map_err(|e| io::Error::other(e.to_string()))?;
+            Ok(map.get(&(TOPIC.to_owned(), 0)).copied().unwrap_or(0))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
 }
 
@@ -84,6 +102,20 @@ impl CheckpointSink for Disk {
         Box::pin(async move {
             let lower = self.point.get().min(recovery_point);
             self.write_point(|| lower).await
+        })
+    }
+
+    fn raise_log_start<'a>(
+        &'a self,
+        _topic: &'a str,
+        _partition: i32,
+        log_start: i64,
+        recovery_point: i64,
+    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>> {
+        Box::pin(async move {
+            let raised = self.point.get().max(recovery_point);
+            self.write_point(|| raised).await?;
+            self.write_start(log_start).await
         })
     }
 }

@@ -30,6 +30,15 @@ pub struct Plan {
     pub sequenced_in_flight: u64,
     /// Appends without offsets yet.
     pub appends_in_flight: u64,
+    /// A retention or deletion of records goes on beside other operations.
+    pub raises_in_flight: u64,
+}
+
+impl Plan {
+    /// Something is under way that moves the log's end or start.
+    pub fn is_busy(&self) -> bool {
+        self.appends_in_flight > 0 || self.raises_in_flight > 0
+    }
 }
 
 /// How often things were met, over all histories.
@@ -47,6 +56,10 @@ pub struct Tally {
     pub crash_in: u64,
     pub crash_after: u64,
     pub failed: u64,
+    pub deletions: u64,
+    pub deletions_refused: u64,
+    pub reads_below_start: u64,
+    pub starts_found: u64,
     pub fua_histories: u64,
     pub flush_only_histories: u64,
     pub buffered_histories: u64,
@@ -158,6 +171,8 @@ fn log_config(spec: &Spec, chance: &mut Chance) -> LogConfig {
         segment_bytes: [16 << 10, 64 << 10, 400 << 10][chance.below(3) as usize],
         index_interval_bytes: [512, 4096][chance.below(2) as usize],
         producer_id_expiration_ms: i64::MAX,
+        retention_ms: None,
+        file_delete_delay_ms: [0, 15][chance.below(2) as usize],
         flush: spec.policy.unwrap_or(first[chance.below(4) as usize]),
         ..LogConfig::default()
     }
@@ -186,6 +201,10 @@ fn add_counters(tally: &mut Tally, c: &StorageCounters) {
     t.failures += c.failures;
     t.reopens += c.reopens;
     t.idle_trims += c.idle_trims;
+    t.segments_removed += c.segments_removed;
+    t.log_start_raises += c.log_start_raises;
+    t.retention_rolls += c.retention_rolls;
+    t.files_unlinked += c.files_unlinked;
 }
 
 fn add_faults(tally: &mut Tally, c: &FaultCounters) {
@@ -263,6 +282,10 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
     tally.crash_in += t.crash_in;
     tally.crash_after += t.crash_after;
     tally.failed += t.failed;
+    tally.deletions += t.deletions;
+    tally.deletions_refused += t.deletions_refused;
+    tally.reads_below_start += t.reads_below_start;
+    tally.starts_found += t.starts_found;
     add_counters(tally, &t.storage);
     add_faults(tally, &world.faults());
     tally.acked_lost_unset += shared.oracle.acked_lost_unset;
@@ -305,6 +328,7 @@ fn processes(
         }
         shared.plan.sequenced_in_flight = 0;
         shared.plan.appends_in_flight = 0;
+        shared.plan.raises_in_flight = 0;
         if let Some(violation) = shared.violation.take() {
             return Err(violation);
         }

@@ -47,6 +47,10 @@ pub struct Oracle {
     pub committable_claim: i64,
     /// A cut to this offset was under way.
     pub cutting: Option<i64>,
+    /// The log start. Batches below it stay here, and are no part of the log.
+    pub start: i64,
+    /// How far a raise of the log start that was tried may have gone.
+    pub start_tried: i64,
     /// Power was lost since the log was last open.
     pub power_lost: bool,
     pub crashed: bool,
@@ -62,7 +66,7 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn end(&self) -> i64 {
-        self.batches.last().map_or(0, |b| b.next)
+        self.batches.last().map_or(0, |b| b.next).max(self.start)
     }
 
     pub fn crash(&mut self, kind: Crash, now_ns: u64) {
@@ -76,7 +80,26 @@ impl Oracle {
     /// The log was cut to `offset`: where it must end.
     pub fn cut_end(&self, offset: i64) -> i64 {
         let holder = self.batches.iter().find(|b| b.next > offset);
-        holder.map_or(offset.min(self.end()), |b| b.base.min(offset))
+        let end = holder.map_or(offset.min(self.end()), |b| b.base.min(offset));
+        end.max(self.start)
+    }
+
+    /// The log says that it starts at `start`.
+    pub fn starts_at(&mut self, start: i64) -> Result<(), String> {
+        if start < self.start {
+            return Err(format!(
+                "the log start went back from {} to {start}",
+                self.start
+            ));
+        }
+        if start > self.start.max(self.start_tried) {
+            return Err(format!(
+                "the log starts at {start}, nobody asked for more than {}",
+                self.start_tried
+            ));
+        }
+        self.start = start;
+        Ok(())
     }
 
     pub fn truncate(&mut self, end: i64) {
@@ -88,8 +111,9 @@ impl Oracle {
 
     /// The log is open again and ends at `end`. What must not be lost was not; then the model ends
     /// there too.
-    pub fn reopened(&mut self, end: i64, clean: bool) -> Result<(), String> {
-        let is_boundary = end == 0 || self.batches.iter().any(|b| b.next == end);
+    pub fn reopened(&mut self, start: i64, end: i64, clean: bool) -> Result<(), String> {
+        self.starts_at(start)?;
+        let is_boundary = end == self.start || self.batches.iter().any(|b| b.next == end);
         if end > self.end() || !is_boundary {
             return Err(format!(
                 "the log ends at {end}, the model at {}: not one of its batches",
@@ -235,8 +259,10 @@ impl Oracle {
     /// First record in the log below `end` with a timestamp of at least `timestamp`.
     pub fn offset_for_timestamp(&self, timestamp: i64, end: i64) -> Option<(i64, i64)> {
         self.batches.iter().filter(|b| b.next <= end).find_map(|b| {
-            let i = b.timestamps.iter().position(|&ts| ts >= timestamp)?;
-            Some((b.timestamps[i], b.base + i as i64))
+            let offsets = b.base..;
+            let mut records = b.timestamps.iter().zip(offsets);
+            let found = records.find(|&(&at, offset)| at >= timestamp && offset >= self.start);
+            found.map(|(&at, offset)| (at, offset))
         })
     }
 

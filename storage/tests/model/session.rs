@@ -15,7 +15,7 @@ use corelog_storage::cold::read_range;
 use corelog_storage::config::LogConfig;
 use corelog_storage::flush_policy::FlushPolicy;
 use corelog_storage::log::{
-    Admission, AppendError, Appended, Log, LogParams, RecoveryReport, ValidatedBatch,
+    Admission, AppendError, Appended, Log, LogParams, ReadError, RecoveryReport, ValidatedBatch,
 };
 use corelog_storage::log_dir::StartKind;
 use corelog_storage::shard::{ShardStorage, StorageLimits};
@@ -55,13 +55,14 @@ pub enum End {
     Failed,
 }
 
-struct Session {
-    rt: Rt,
+#[derive(Clone)]
+pub struct Session {
+    pub rt: Rt,
     world: SimWorld,
-    log: Log,
+    pub log: Log,
     disk: Rc<Disk>,
     shard: Rc<ShardStorage>,
-    cell: Cell,
+    pub cell: Cell,
 }
 
 pub async fn run(rt: Rt, world: SimWorld, cell: Cell) -> Result<End, String> {
@@ -96,7 +97,7 @@ pub async fn run(rt: Rt, world: SimWorld, cell: Cell) -> Result<End, String> {
         leader_epoch: 3,
         recovery_point: disk.point.get(),
         high_watermark: 0,
-        log_start: 0,
+        log_start: disk.start.get(),
         start: if clean {
             StartKind::Clean
         } else {
@@ -132,7 +133,7 @@ fn plant(_: &ShardStorage, bug: &str) {
 }
 
 impl Session {
-    fn chance(&self, n: u64) -> u64 {
+    pub fn chance(&self, n: u64) -> u64 {
         self.cell.borrow_mut().chance.below(n)
     }
 
@@ -155,6 +156,7 @@ impl Session {
             ));
         }
         let oracle = &mut shared.oracle;
+        oracle.starts_at(marks.log_start)?;
         if marks.written_end < oracle.written_claim || marks.flushed_end < oracle.flushed_claim {
             return Err(format!("marks went down: {marks}"));
         }
@@ -175,12 +177,16 @@ impl Session {
             if clean && report.replayed {
                 return Err(format!("a clean stop was replayed: {report:?}"));
             }
-            shared.oracle.reopened(marks.log_end, clean)?;
+            shared.tally.starts_found += u64::from(marks.log_start > 0);
+            shared
+                .oracle
+                .reopened(marks.log_start, marks.log_end, clean)?;
+            shared.oracle.start_tried = marks.log_start;
         }
         if marks.written_end != marks.log_end || marks.flushed_end != marks.log_end {
             return Err(format!("something unflushed after opening: {marks}"));
         }
-        let mut at = 0;
+        let mut at = marks.log_start;
         while at < marks.log_end {
             at = self.read_at(at, 100_000, i64::MAX).await?;
         }
@@ -222,7 +228,9 @@ impl Session {
                 70..72 => self.fill_disk(),
                 72..74 => self.retry_recent().await?,
                 74 => return self.clean_stop().await,
-                75..80 => {
+                75..77 => self.delete_records().await?,
+                77..79 => self.retain().await?,
+                79 => {
                     self.rt
                         .sleep(Duration::from_millis(1 + self.chance(60)))
                         .await
@@ -327,6 +335,10 @@ impl Session {
         let plan = match self.log.read(from, max_bytes, true, limit).await {
             Ok(plan) => plan,
             Err(_) if self.cell.borrow().plan.has_faults => return Ok(i64::MAX),
+            Err(ReadError::OffsetOutOfRange { .. }) if from < self.log.marks().log_start => {
+                self.cell.borrow_mut().tally.reads_below_start += 1;
+                return Ok(i64::MAX);
+            }
             Err(error) => return Err(format!("read at {from}: {error}")),
         };
         let mut bytes = Vec::new();
@@ -395,6 +407,7 @@ impl Session {
         let end = self.log.marks().log_end;
         let timestamp = 1_000 + self.chance(end as u64 * 3 + 40) as i64;
         let written = self.log.marks().written_end;
+        let start = self.log.marks().log_start;
         let found = match self.log.offset_for_timestamp(timestamp).await {
             Ok(found) => found,
             Err(_) if self.cell.borrow().plan.has_faults => return Ok(()),
@@ -402,6 +415,9 @@ impl Session {
         };
         let shared = self.cell.borrow();
         let now_written = self.log.marks().written_end;
+        if self.log.marks().log_start > start {
+            return Ok(()); // raised meanwhile: either answer is right
+        }
         let (low, high) = (
             shared.oracle.offset_for_timestamp(timestamp, written),
             shared.oracle.offset_for_timestamp(timestamp, now_written),
@@ -489,13 +505,15 @@ impl Session {
     async fn cut(&self) -> Result<(), String> {
         // Appends that wait for room get their offsets, or a refusal, first: then the model's end is
         // the log's.
-        while self.cell.borrow().plan.appends_in_flight > 0 {
+        while self.cell.borrow().plan.is_busy() {
             self.rt.sleep(Duration::from_micros(50)).await;
             if self.log.failure().is_some() {
                 return Ok(());
             }
         }
         let end = self.log.marks().log_end;
+        let start = self.log.marks().log_start;
+        self.cell.borrow_mut().oracle.starts_at(start)?;
         let back = self.chance(if self.chance(4) == 0 { 200 } else { 10 }) as i64;
         let offset = (end - back).max(0);
         self.cell.borrow_mut().oracle.cutting = Some(offset);
@@ -542,7 +560,9 @@ impl Session {
             let mut shared = self.cell.borrow_mut();
             let back = shared.chance.below(5) as usize;
             let batches = shared.oracle.batches.iter().rev();
-            let sequenced = batches.filter(|b| b.sequence.is_some());
+            // A snapshot holds one batch of a producer, the log tells of the others: while they last.
+            let start = shared.oracle.start;
+            let sequenced = batches.filter(|b| b.sequence.is_some() && b.base >= start);
             sequenced.take(back + 1).last().cloned()
         };
         let Some(last) = last else { return Ok(()) };

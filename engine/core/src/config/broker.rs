@@ -111,6 +111,10 @@ pub struct BrokerConfig {
     pub max_request_partition_size_limit: usize,
     /// `log.flush.offset.checkpoint.interval.ms`.
     pub log_flush_offset_checkpoint_interval_ms: u64,
+    /// `log.retention.check.interval.ms`.
+    pub log_retention_check_interval_ms: u64,
+    /// `log.initial.task.delay.ms`.
+    pub log_initial_task_delay_ms: u64,
     /// `log.flush.start.offset.checkpoint.interval.ms`.
     pub log_flush_start_offset_checkpoint_interval_ms: u64,
     /// `replica.high.watermark.checkpoint.interval.ms`.
@@ -343,6 +347,8 @@ impl BrokerConfig {
             max_fetch_sessions: 0,
             max_request_partition_size_limit: 0,
             log_flush_offset_checkpoint_interval_ms: 0,
+            log_retention_check_interval_ms: 0,
+            log_initial_task_delay_ms: 0,
             log_flush_start_offset_checkpoint_interval_ms: 0,
             replica_high_watermark_checkpoint_interval_ms: 0,
             producer_id_expiration_ms: 0,
@@ -475,6 +481,8 @@ impl BrokerConfig {
         self.max_request_partition_size_limit = self.integer("max.request.partition.size.limit")?;
         self.log_flush_offset_checkpoint_interval_ms =
             self.integer("log.flush.offset.checkpoint.interval.ms")?;
+        self.log_retention_check_interval_ms = self.integer("log.retention.check.interval.ms")?;
+        self.log_initial_task_delay_ms = self.integer("log.initial.task.delay.ms")?;
         self.log_flush_start_offset_checkpoint_interval_ms =
             self.integer("log.flush.start.offset.checkpoint.interval.ms")?;
         self.replica_high_watermark_checkpoint_interval_ms =

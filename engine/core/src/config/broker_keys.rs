@@ -99,9 +99,9 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
     long("log.flush.scheduler.interval.ms", LONG_MAX).ms().min(1).used()
         .doc("Default of log.flush.interval.ms; flush.ms acts here without it."),
     int("log.flush.start.offset.checkpoint.interval.ms", "60000").ms().min(0)
-        .doc("How often log start offsets are written."),
-    long("log.initial.task.delay.ms", "30000").ms().min(0)
-        .doc("How long after the start Kafka's log tasks begin."),
+        .doc("How often log start offsets are written; here they are written when they change, before anybody is told."),
+    long("log.initial.task.delay.ms", "30000").ms().min(0).used()
+        .doc("How long after the start retention is applied first."),
     int("num.recovery.threads.per.data.dir", "2").min(1).cluster_wide()
         .doc("Threads of Kafka's recovery per directory; shards recover their own logs."),
 
@@ -132,15 +132,15 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Default of message.timestamp.type."),
     boolean("log.preallocate", "false").cluster_wide()
         .doc("Default of preallocate."),
-    long("log.retention.bytes", "-1").bytes().min(-1).cluster_wide()
+    long("log.retention.bytes", "-1").bytes().min(-1).cluster_wide().used()
         .doc("Default of retention.bytes."),
-    long("log.retention.check.interval.ms", "300000").ms().min(1)
+    long("log.retention.check.interval.ms", "300000").ms().min(1).used()
         .doc("How often retention is applied."),
-    int("log.retention.hours", "168").unit(Unit::Hours).min(-1)
+    int("log.retention.hours", "168").unit(Unit::Hours).min(-1).used()
         .doc("Default of retention.ms, in hours."),
-    int("log.retention.minutes", "").unset().unit(Unit::Minutes).min(-1)
+    int("log.retention.minutes", "").unset().unit(Unit::Minutes).min(-1).used()
         .doc("Default of retention.ms, in minutes; goes before log.retention.hours."),
-    long("log.retention.ms", "").unset().ms().min(-1).cluster_wide()
+    long("log.retention.ms", "").unset().ms().min(-1).cluster_wide().used()
         .doc("Default of retention.ms; goes before minutes and hours."),
     int("log.roll.hours", "168").unit(Unit::Hours).min(1).used()
         .doc("Default of segment.ms, in hours."),
@@ -152,7 +152,7 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Default of segment.ms; goes before hours."),
     int("log.segment.bytes", "1073741824").bytes().min(1_048_576).cluster_wide().used()
         .doc("Default of segment.bytes."),
-    long("log.segment.delete.delay.ms", "60000").ms().min(0).cluster_wide()
+    long("log.segment.delete.delay.ms", "60000").ms().min(0).cluster_wide().used()
         .doc("Default of file.delete.delay.ms."),
     int("message.max.bytes", "1048588").bytes().min(0).cluster_wide().used()
         .doc("Default of max.message.bytes."),

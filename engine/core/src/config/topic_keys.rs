@@ -42,7 +42,7 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
         .doc("How long tombstones and transaction markers stay readable in a compacted log."),
     boolean("errors.deadletterqueue.group.enable", "false")
         .doc("Whether share groups may use the topic as a dead-letter queue."),
-    long("file.delete.delay.ms", "60000").ms().min(0)
+    long("file.delete.delay.ms", "60000").ms().min(0).used()
         .from(&[same("log.segment.delete.delay.ms")])
         .doc("How long a deleted file keeps its bytes before it is unlinked."),
     long("flush.messages", LONG_MAX).unit(Unit::Records).min(1).used()
@@ -101,10 +101,10 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
         .doc("Time a sealed segment of a tiered topic waits before it is copied."),
     boolean("remote.storage.enable", "false")
         .doc("Whether the topic is tiered to remote storage."),
-    long("retention.bytes", "-1").bytes().min(-1)
+    long("retention.bytes", "-1").bytes().min(-1).used()
         .from(&[same("log.retention.bytes")])
         .doc("Size of a partition above which its oldest segments are deleted; -1 is no limit."),
-    long("retention.ms", "604800000").ms().min(-1)
+    long("retention.ms", "604800000").ms().min(-1).used()
         .from(&[same("log.retention.ms"), times("log.retention.minutes", MINUTE_MS), times("log.retention.hours", HOUR_MS)])
         .doc("Age above which segments are deleted; -1 is no limit."),
     int("segment.bytes", "1073741824").bytes().min(1_048_576).used()

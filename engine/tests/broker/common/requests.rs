@@ -9,6 +9,9 @@ use corelog_net::cold::messages::create_topics_request::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
 };
 use corelog_net::cold::messages::create_topics_response::CreatableTopicResult;
+use corelog_net::cold::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsRequestData, DeleteRecordsTopic,
+};
 use corelog_net::cold::messages::delete_topics_request::{
     DeleteTopicState, DeleteTopicsRequestData,
 };
@@ -85,7 +88,29 @@ pub fn fetch_request(topic: &str, partition: i32, fetch_offset: i64) -> FetchReq
     }
 }
 
+/// A DeleteRecords request for partitions of one topic, each with its offset.
+pub fn deletion(topic: &str, partitions: &[(i32, i64)]) -> DeleteRecordsRequestData {
+    let of_partition = |&(index, offset): &(i32, i64)| {
+        DeleteRecordsPartition::default()
+            .with_partition_index(index)
+            .with_offset(offset)
+    };
+    let of_topic = DeleteRecordsTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(partitions.iter().map(of_partition).collect());
+    DeleteRecordsRequestData::default()
+        .with_timeout_ms(30_000)
+        .with_topics(vec![of_topic])
+}
+
 impl Connection {
+    /// Deletes records of one partition below an offset: the low watermark and the error.
+    pub fn delete_records(&mut self, topic: &str, partition: i32, offset: i64) -> (i64, ErrorCode) {
+        let mut answer = self.call(&deletion(topic, &[(partition, offset)]));
+        let found = answer.topics.remove(0).partitions.remove(0);
+        (found.low_watermark, ErrorCode::from_code(found.error_code))
+    }
+
     /// Creates a topic and gives the answer.
     pub fn try_create_topic(
         &mut self,
