@@ -517,6 +517,36 @@ fn who_turns_next_is_the_seed_s_choice() {
 }
 
 #[test]
+fn a_long_computation_yields_now_and_then() {
+    let (world, mut sim, clients) = world_of(1, NetConfig::default());
+    let between = Rc::new(Cell::new(0));
+    let count = between.clone();
+    sim.spawn_shard(clients, ShardId(0), pool(), |rt| async move {
+        let (other, is_over) = (rt.clone(), Rc::new(Cell::new(false)));
+        let ends = is_over.clone();
+        let beside = rt.spawn("beside", async move {
+            while !ends.get() {
+                count.set(count.get() + 1);
+                other.yield_now().await;
+            }
+        });
+        let inner = rt.clone();
+        let long = rt.spawn("long", async move {
+            for _ in 0..20_000 {
+                inner.yield_if_needed().await;
+            }
+        });
+        long.await.unwrap();
+        is_over.set(true);
+        beside.await.unwrap();
+        assert_eq!(rt.counters().stalls, 0, "no look takes so long");
+    });
+    assert_eq!(sim.run(), Stop::Ended(clients));
+    let busy = world.faults().busy_polls;
+    assert!(busy > 10 && between.get() > 10, "{busy} {}", between.get());
+}
+
+#[test]
 fn clients_have_no_disk() {
     let (_world, mut sim, clients) = world_of(1, NetConfig::default());
     sim.spawn_shard(clients, ShardId(0), pool(), |rt| async move {

@@ -85,6 +85,11 @@ impl Rt {
         self.0.queue.len() > 0 || self.0.queue.has_foreign()
     }
 
+    /// Polls of tasks so far.
+    pub(crate) fn polls(&self) -> u64 {
+        self.0.tasks_polled.get()
+    }
+
     /// Collects completions without waiting.
     pub(crate) fn collect(&self) {
         let _in_loop = InLoop::enter(&self.0.in_loop);

@@ -255,4 +255,6 @@ pub struct FaultCounters {
     pub cut_writes: u64,
     /// Turns before which a shard was held back ([`super::Sim`]).
     pub held_turns: u64,
+    /// Tasks that found that they took long ([`super::Sim`]).
+    pub busy_polls: u64,
 }

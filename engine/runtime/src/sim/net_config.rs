@@ -126,6 +126,11 @@ pub struct ScheduleConfig {
     pub held_ppm: u32,
     /// For how long, from and to, ns.
     pub held_ns: (u64, u64),
+    /// Looks of a shard at its clock, in parts per million, that find that the task took long: so
+    /// that it yields where it may.
+    pub busy_ppm: u32,
+    /// How long, from and to, ns.
+    pub busy_ns: (u64, u64),
 }
 
 impl Default for ScheduleConfig {
@@ -133,6 +138,8 @@ impl Default for ScheduleConfig {
         ScheduleConfig {
             held_ppm: 2_000,
             held_ns: (10_000, 5_000_000),
+            busy_ppm: 2_000,
+            busy_ns: (100_000, 3_000_000),
         }
     }
 }

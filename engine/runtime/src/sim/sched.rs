@@ -65,6 +65,7 @@ pub struct Sim {
 impl Sim {
     /// No shard runs yet.
     pub fn new(world: &SimWorld) -> Sim {
+        world.lock().is_scheduled = true;
         Sim {
             world: world.clone(),
             shards: Vec::new(),
@@ -195,9 +196,10 @@ impl Sim {
             };
             let shard = self.runnable[pick];
             let port = self.shards[shard].port;
-            state.trace.add(u64::from(port) ^ 0x5EED_0000);
+            let now_ns = state.now_ns;
+            state.trace.add(u64::from(port) << 48 ^ now_ns);
             if state.trace.is_told() {
-                let (now_ns, name) = (state.now_ns, state.shard_name(port));
+                let name = state.shard_name(port);
                 state.trace.tell(now_ns, || format!("turn {name}"));
             }
             drop(state);
@@ -259,6 +261,7 @@ impl Sim {
                     !has_ended
                 });
                 let mut state = self.world.lock();
+                state.trace.add(shard.rt.polls());
                 state.start_queued(shard.port);
                 let saturated = |wait: Duration| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
                 shard.until_ns = wait.map_or(u64::MAX, |wait| {

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) crash_rng: Rng,
     /// Chance of turns: who goes next, and what it finds first.
     pub(super) turn_rng: Rng,
+    /// A scheduler of several shards runs this world.
+    pub(super) is_scheduled: bool,
     pub(super) trace: Trace,
     pub(super) now_ns: u64,
     pub(super) wall_step_ms: i64,
@@ -72,6 +74,7 @@ impl State {
             rng: Rng::new(seed, 1),
             crash_rng: Rng::new(seed, 2),
             turn_rng: Rng::new(seed, 5),
+            is_scheduled: false,
             trace: Trace::new(seed),
             now_ns: 1_000_000,
             wall_step_ms: 0,
@@ -320,6 +323,17 @@ impl State {
             )));
         }
         own
+    }
+
+    /// A shard looks at its clock.
+    pub(super) fn look_at_clock(&mut self) -> u64 {
+        let schedule = self.config.schedule;
+        if self.is_scheduled && self.turn_rng.ppm(schedule.busy_ppm) {
+            let (low, high) = schedule.busy_ns;
+            self.now_ns += self.turn_rng.between(low, high);
+            self.counters.busy_polls += 1;
+        }
+        self.now_ns
     }
 
     /// When the next event is due.
