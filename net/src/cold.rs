@@ -92,12 +92,32 @@ macro_rules! cold {
                 }
             }
 
+            /// Appends the body, in the version given; see [`ColdMessage::encode`].
+            pub fn encode(&self, version: i16, buf: &mut BytesMut) -> Result<(), WireError> {
+                match self {
+                    $(ColdRequest::$api(request) => request.encode(version, buf),)*
+                }
+            }
+
             /// The API of the request.
             pub fn api(&self) -> ApiKey {
                 match self {
                     $(ColdRequest::$api(_) => ApiKey::$api,)*
                 }
             }
+        }
+
+        /// Decodes the body of an answer as the client does, and encodes it again: for tools that hold the
+        /// codecs against each other. Produce and Fetch have codecs of their own.
+        pub fn recode_response(api: ApiKey, version: i16, body: &Bytes) -> Result<BytesMut, WireError> {
+            let mut buf = BytesMut::new();
+            match api {
+                $(ApiKey::$api => <$response_module::$response>::decode(version, body)?.encode(version, &mut buf)?,)*
+                ApiKey::Produce | ApiKey::Fetch => {
+                    return Err(WireError::unsupported("cold response", api.number(), version));
+                }
+            }
+            Ok(buf)
         }
 
         $(

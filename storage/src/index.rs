@@ -136,6 +136,12 @@ impl OffsetIndex {
             if entry.relative_offset > I32_MAX {
                 return bad("relative offset over 2^31 - 1");
             }
+            if base_offset
+                .checked_add(i64::from(entry.relative_offset))
+                .is_none()
+            {
+                return bad("offset over 2^63 - 1");
+            }
             if u64::from(entry.position) >= log_bytes {
                 return bad("position past the end of the segment");
             }
@@ -428,6 +434,15 @@ mod tests {
             b.on_batch(position, bytes, last, ts);
         }
         b
+    }
+
+    #[test]
+    fn an_entry_past_the_last_offset_there_can_be_is_refused() {
+        let entry = |relative: u32| [relative.to_be_bytes(), 7u32.to_be_bytes()].concat();
+        let base = i64::MAX - 8;
+        let index = OffsetIndex::decode(base, &entry(8), 100).unwrap();
+        assert_eq!(index.position_for(i64::MAX), 7);
+        assert!(OffsetIndex::decode(base, &entry(9), 100).is_err());
     }
 
     #[test]

@@ -165,7 +165,8 @@ async fn feed(
                 records.push(LoadRecord {
                     key: Bytes::copy_from_slice(key),
                     value: record.value.map(Bytes::copy_from_slice),
-                    timestamp_ms: header.base_timestamp + record.timestamp_delta,
+                    // Wraps as in Kafka: both are as a client wrote them.
+                    timestamp_ms: header.base_timestamp.wrapping_add(record.timestamp_delta),
                 });
                 fed += 1;
                 if records.len() == RECORDS_AT_ONCE {

@@ -92,15 +92,27 @@ pub fn decode_entries(bytes: &[u8], first_index: u64) -> DecodedEntries {
         entries.push(entry);
         at += size;
     }
-    let damaged = (at + 1..bytes.len()).any(|from| {
-        decode_entry(&bytes[from..])
-            .is_some_and(|(later, _)| later.index > first_index + entries.len() as u64)
-    });
+    let next_index = first_index.saturating_add(entries.len() as u64);
+    let damaged =
+        (at + 1..bytes.len()).any(|from| later_entry_at(&bytes[from..], next_index, term));
     DecodedEntries {
         entries,
         good_bytes: at,
         damaged,
     }
+}
+
+/// A whole, valid entry stands here that follows one of `next_index`. What it says of itself is held
+/// against what can be true before its CRC is computed: the search tries every byte of a torn tail.
+fn later_entry_at(bytes: &[u8], next_index: u64, term: u64) -> bool {
+    let Some(header) = bytes.get(..ENTRY_HEADER_BYTES) else {
+        return false;
+    };
+    let believable = u64_at(header, 4) >= term
+        && u64_at(header, 12) > next_index
+        && u16_at(header, 20) <= 1
+        && u16_at(header, 22) == 0;
+    believable && decode_entry(bytes).is_some()
 }
 
 fn decode_entry(bytes: &[u8]) -> Option<(Entry, usize)> {

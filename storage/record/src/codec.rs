@@ -9,10 +9,20 @@
 //! - zstd: one or more frames, window up to 2^27 bytes.
 //!
 //! Decompression always has a limit on the bytes it makes; input that would exceed it costs no more
-//! than the limit.
+//! than the limit. What it holds meanwhile is bounded by a multiple of the input, and told beforehand
+//! by [`memory_bytes`].
 
+mod compressor;
+mod lz4;
+mod memory;
+mod zstd_frames;
+
+pub use compressor::Compressor;
+use lz4::Lz4Reader;
+pub use memory::memory_bytes;
 use std::fmt;
 use std::io::{self, Read, Write};
+use zstd_frames::ZstdReader;
 
 /// Largest zstd window that is accepted, as a power of two; what Kafka's library accepts by
 /// default.
@@ -25,12 +35,6 @@ const SNAPPY_HEADER_BYTES: usize = 16;
 const SNAPPY_BLOCK_BYTES: usize = 32 * 1024;
 /// A snappy copy element of three bytes yields at most 64; no block expands by more.
 const SNAPPY_EXPANSION_MAX: usize = 22;
-/// First bytes of an LZ4 frame.
-const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
-/// Flag of the LZ4 frame header: blocks do not refer to each other.
-const LZ4_FLAG_INDEPENDENT_BLOCKS: u8 = 0x20;
-/// Flag of the LZ4 frame header: a checksum of the content follows the end mark.
-const LZ4_FLAG_CONTENT_CHECKSUM: u8 = 0x04;
 
 /// A compression codec, by Kafka's ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,47 +137,9 @@ impl std::error::Error for CodecError {}
 /// level.
 pub fn compress(codec: Codec, level: Option<i32>, bytes: &[u8]) -> Vec<u8> {
     const IN_MEMORY: &str = "writing to memory does not fail";
-    match codec {
-        Codec::None => bytes.to_vec(),
-        Codec::Gzip => {
-            let level = flate2::Compression::new(level.unwrap_or(6).clamp(1, 9) as u32);
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
-            encoder.write_all(bytes).expect(IN_MEMORY);
-            encoder.finish().expect(IN_MEMORY)
-        }
-        Codec::Snappy => compress_snappy(bytes),
-        Codec::Lz4 => {
-            let frame = lz4_flex::frame::FrameInfo::new()
-                .block_size(lz4_flex::frame::BlockSize::Max64KB)
-                .block_mode(lz4_flex::frame::BlockMode::Independent);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(frame, Vec::new());
-            encoder.write_all(bytes).expect(IN_MEMORY);
-            encoder.finish().expect(IN_MEMORY)
-        }
-        Codec::Zstd => {
-            let level = level
-                .unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL)
-                .clamp(-131_072, 22);
-            zstd::stream::encode_all(bytes, level).expect(IN_MEMORY)
-        }
-    }
-}
-
-fn compress_snappy(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(SNAPPY_HEADER_BYTES + bytes.len() / 2);
-    out.extend_from_slice(&SNAPPY_MAGIC);
-    out.extend_from_slice(&1u32.to_be_bytes());
-    out.extend_from_slice(&1u32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    let mut block = vec![0; snap::raw::max_compress_len(SNAPPY_BLOCK_BYTES)];
-    for chunk in bytes.chunks(SNAPPY_BLOCK_BYTES) {
-        let len = encoder
-            .compress(chunk, &mut block)
-            .expect("the block has room for the worst case");
-        out.extend_from_slice(&(len as u32).to_be_bytes());
-        out.extend_from_slice(&block[..len]);
-    }
-    out
+    let mut compressor = Compressor::new(codec, level, Vec::new());
+    compressor.write_all(bytes).expect(IN_MEMORY);
+    compressor.finish().expect(IN_MEMORY)
 }
 
 /// Decompresses all of `bytes` into memory; fails when that is more than `limit_bytes`, or the
@@ -206,7 +172,7 @@ enum Source<'a> {
     Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Snappy(SnappyReader<'a>),
     Lz4(Box<Lz4Reader<'a>>),
-    Zstd(zstd::stream::read::Decoder<'static, &'a [u8]>),
+    Zstd(Box<ZstdReader<'a>>),
 }
 
 impl<'a> Decompressor<'a> {
@@ -221,14 +187,7 @@ impl<'a> Decompressor<'a> {
             Codec::Gzip => Source::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(bytes))),
             Codec::Snappy => Source::Snappy(SnappyReader::new(bytes, limit_bytes)?),
             Codec::Lz4 => Source::Lz4(Box::new(Lz4Reader::new(bytes)?)),
-            Codec::Zstd => {
-                let decoder =
-                    zstd::stream::read::Decoder::with_buffer(bytes).and_then(|mut decoder| {
-                        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                        Ok(decoder)
-                    });
-                Source::Zstd(decoder.map_err(|e| corrupt(codec, e))?)
-            }
+            Codec::Zstd => Source::Zstd(Box::new(ZstdReader::new(bytes)?)),
         };
         Ok(Decompressor {
             codec,
@@ -278,7 +237,7 @@ impl<'a> Decompressor<'a> {
             Source::Gzip(decoder) => decoder.read(out).map_err(|e| corrupt(codec, e)),
             Source::Snappy(reader) => reader.read(out),
             Source::Lz4(reader) => reader.read(out),
-            Source::Zstd(decoder) => decoder.read(out).map_err(|e| corrupt(codec, e)),
+            Source::Zstd(reader) => reader.read(out),
         }
     }
 }
@@ -294,56 +253,6 @@ fn corrupt(codec: Codec, reason: impl ToString) -> CodecError {
     CodecError::Corrupt {
         codec,
         reason: reason.to_string(),
-    }
-}
-
-/// Reads one LZ4 frame. The decoder behind it takes the end of the bytes for the end of the frame,
-/// so the end mark is checked here, and what follows the frame is ignored, as Kafka's reader does.
-struct Lz4Reader<'a> {
-    decoder: lz4_flex::frame::FrameDecoder<&'a [u8]>,
-    frame: &'a [u8],
-    /// Bytes that end the frame: the mark, and the content checksum if the header announces one.
-    end_bytes: usize,
-}
-
-impl<'a> Lz4Reader<'a> {
-    /// Refuses what Kafka's reader refuses, before the decoder sizes its buffers by the frame
-    /// header.
-    fn new(frame: &'a [u8]) -> Result<Lz4Reader<'a>, CodecError> {
-        let [m0, m1, m2, m3, flags, ..] = *frame else {
-            return Err(corrupt(Codec::Lz4, "the frame header is not whole"));
-        };
-        if [m0, m1, m2, m3] != LZ4_MAGIC {
-            return Err(corrupt(Codec::Lz4, "not an LZ4 frame"));
-        }
-        if flags & LZ4_FLAG_INDEPENDENT_BLOCKS == 0 {
-            return Err(corrupt(Codec::Lz4, "dependent blocks are not supported"));
-        }
-        let end_bytes = if flags & LZ4_FLAG_CONTENT_CHECKSUM != 0 {
-            8
-        } else {
-            4
-        };
-        Ok(Lz4Reader {
-            decoder: lz4_flex::frame::FrameDecoder::new(frame),
-            frame,
-            end_bytes,
-        })
-    }
-
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, CodecError> {
-        let n = self.decoder.read(out).map_err(|e| corrupt(Codec::Lz4, e))?;
-        if n == 0 {
-            let consumed = &self.frame[..self.frame.len() - self.decoder.get_ref().len()];
-            let end = consumed
-                .len()
-                .checked_sub(self.end_bytes)
-                .map(|at| &consumed[at..]);
-            if !end.is_some_and(|end| end.starts_with(&[0; 4])) {
-                return Err(corrupt(Codec::Lz4, "the frame has no end mark"));
-            }
-        }
-        Ok(n)
     }
 }
 

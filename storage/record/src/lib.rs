@@ -17,6 +17,7 @@
 pub mod batch;
 pub mod builder;
 pub mod codec;
+pub mod recompress;
 pub mod record;
 pub mod schemas;
 pub mod validate;
@@ -25,5 +26,6 @@ pub mod varint;
 pub use batch::{BatchError, BatchHeader, BatchIter, BatchView, Crc32c, TimestampType, crc32c};
 pub use builder::BatchBuilder;
 pub use codec::{Codec, CodecError};
+pub use recompress::{Recompress, RecompressError};
 pub use record::{Header, Record, RecordError, RecordIter};
 pub use validate::{Rejection, RejectionKind, Rules, Validated, Validator, validate};

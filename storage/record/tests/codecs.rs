@@ -307,3 +307,39 @@ proptest! {
         if let Ok(out) = decompress(codec, &stream, 10_000) { prop_assert!(out.len() <= 10_000); }
     }
 }
+
+#[test]
+fn zstd_frames_are_held_against_what_they_announce_however_they_are_read() {
+    // One block of five bytes and an empty last one, in a frame that announces 13,825 bytes.
+    let frame = b"\x28\xb5\x2f\xfd\x60\x01\x35\x28\0\0\0\x2f\xfd\x20\0\x01\0\0";
+    let expected = decompress(Codec::Zstd, frame, 1 << 20);
+    assert!(matches!(expected, Err(CodecError::Corrupt { .. })));
+    for step in [1, 4, 5, 6, 200, 100_000] {
+        let mut out = vec![0; step];
+        let mut reader = Decompressor::new(Codec::Zstd, frame, 1 << 20).unwrap();
+        let end = loop {
+            match reader.read_chunk(&mut out) {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(
+            matches!(end, Err(CodecError::Corrupt { .. })),
+            "in steps of {step}"
+        );
+    }
+    // Frames of known and unknown size, one skipped, one empty.
+    let mut frames = compress(Codec::Zstd, None, b"one");
+    frames.extend(b"\x50\x2a\x4d\x18\x03\0\0\0abc");
+    frames.extend(compress(Codec::Zstd, None, b""));
+    frames.extend(zstd::bulk::compress(b" two", 1).unwrap());
+    assert_eq!(decompress(Codec::Zstd, &frames, 100).unwrap(), b"one two");
+    for len in 1..frames.len() {
+        let cut = decompress(Codec::Zstd, &frames[..len], 100);
+        assert!(
+            cut.is_err() || b"one two".starts_with(&cut.unwrap()),
+            "{len}"
+        );
+    }
+}

@@ -10,6 +10,7 @@
 
 mod ci;
 mod faults;
+mod fuzz;
 mod interop;
 mod process;
 mod tidy;
@@ -37,6 +38,8 @@ enum Task {
     Interop(interop::Options),
     /// Real faults, one script each: disks that fill, fail and stall, kills at bad moments, a clock that goes back.
     Faults(faults::Options),
+    /// Hostile bytes for the decoders, made by libFuzzer; prints a line per target for docs/RELIABILITY.md.
+    Fuzz(fuzz::Options),
     /// What the broker calls on a file before its recovery reads it; `interop barrier` runs it as a process of its own.
     #[command(hide = true)]
     Barrier {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Interop(options) => interop::run(&options),
         Task::Faults(options) => faults::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Barrier { file } => interop::barrier::call(&file).map(|()| true),
     };
     finish(done)

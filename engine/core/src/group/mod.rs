@@ -25,7 +25,7 @@ mod rebalance;
 mod records;
 mod responses;
 mod state;
-mod subscription;
+pub mod subscription;
 mod timers;
 mod types;
 mod written;

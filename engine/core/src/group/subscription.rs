@@ -6,7 +6,7 @@
 use bytes::Buf;
 
 /// The topics, or `None` where the bytes are no subscription.
-pub(super) fn topics(mut bytes: &[u8]) -> Option<Vec<String>> {
+pub fn topics(mut bytes: &[u8]) -> Option<Vec<String>> {
     let version = bytes.try_get_i16().ok()?;
     if version < 0 {
         return None;

@@ -54,6 +54,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "corelog-storage",
         ],
     ),
+    (
+        "corelog-fuzz",
+        &[
+            "corelog-record",
+            "corelog-storage",
+            "corelog-net",
+            "corelog-core",
+            "corelog-engine",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
