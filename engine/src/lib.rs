@@ -7,6 +7,7 @@
 //! Start reading at [`daemon`] (how a broker starts and stops), then [`shard`] (what one core
 //! owns), [`connection`] (the way of a request), [`controller`] (the way of a change of metadata).
 
+pub mod codec_memory;
 pub mod connection;
 pub mod control_plane;
 pub mod controller;

@@ -1,11 +1,12 @@
 //! From a topic's resolved configuration to what its log and its validation need.
 
-use corelog_core::config::{BrokerConfig, TimestampType, TopicConfig};
+use corelog_core::config::{BrokerConfig, Compression, TimestampType, TopicConfig};
 use corelog_core::metadata::Image;
+use corelog_record::Codec;
 use corelog_storage::config::{LogConfig, TimestampRule};
 use corelog_storage::flush_policy::FlushPolicy;
 
-use crate::shard::partition::AppendRules;
+use crate::shard::partition::{AppendRules, StoredCodec};
 
 /// Settings of one topic at one version of the metadata.
 #[derive(Debug, Clone)]
@@ -69,6 +70,19 @@ fn of(config: &TopicConfig, broker: &BrokerConfig) -> TopicSettings {
             before_max_ms: i64::try_from(config.timestamp_before_max_ms).unwrap_or(i64::MAX),
             after_max_ms: i64::try_from(config.timestamp_after_max_ms).unwrap_or(i64::MAX),
             max_message_bytes: config.max_message_bytes as usize,
+            stored_codec: stored_codec(config),
         },
     }
+}
+
+fn stored_codec(config: &TopicConfig) -> Option<StoredCodec> {
+    let (codec, level) = match config.compression {
+        Compression::Producer => return None,
+        Compression::Uncompressed => (Codec::None, None),
+        Compression::Gzip => (Codec::Gzip, config.compression_gzip_level),
+        Compression::Snappy => (Codec::Snappy, None),
+        Compression::Lz4 => (Codec::Lz4, None),
+        Compression::Zstd => (Codec::Zstd, Some(config.compression_zstd_level)),
+    };
+    Some(StoredCodec { codec, level })
 }

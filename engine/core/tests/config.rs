@@ -503,7 +503,7 @@ fn a_topics_settings_are_typed() {
 }
 
 #[test]
-fn topic_overrides_are_validated() {
+fn r52_topic_overrides_are_held_against_kafkas_bounds_in_its_words() {
     let good = [
         ("cleanup.policy", ""),
         ("cleanup.policy", "delete, compact"),
@@ -521,11 +521,68 @@ fn topic_overrides_are_validated() {
         (
             "leader.replication.throttled.replicas",
             "0-1",
-            "partition:broker",
+            "must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId]",
         ),
         ("retention.ms", "-2", "at least -1"),
         ("flush.messages", "0", "at least 1"),
         ("min.cleanable.dirty.ratio", "NaN", "DOUBLE"),
+        (
+            "min.cleanable.dirty.ratio",
+            "1.5",
+            "Value must be no more than 1",
+        ),
+        (
+            "min.cleanable.dirty.ratio",
+            "-0.1",
+            "Value must be at least 0",
+        ),
+        (
+            "compression.gzip.level",
+            "0",
+            "Value must be between 1 and 9 or equal to -1",
+        ),
+        (
+            "compression.zstd.level",
+            "23",
+            "Value must be no more than 22",
+        ),
+        (
+            "compression.type",
+            "brotli",
+            "String must be one of: uncompressed, zstd, lz4, snappy, gzip, producer",
+        ),
+        (
+            "message.timestamp.type",
+            "createtime",
+            "String must be one of: CreateTime, LogAppendTime",
+        ),
+        (
+            "message.timestamp.before.max.ms",
+            "-1",
+            "Value must be at least 0",
+        ),
+        (
+            "message.timestamp.after.max.ms",
+            "-1",
+            "Value must be at least 0",
+        ),
+        ("segment.bytes", "1048575", "Value must be at least 1048576"),
+        ("segment.ms", "0", "Value must be at least 1"),
+        ("segment.jitter.ms", "-1", "Value must be at least 0"),
+        ("segment.index.bytes", "3", "Value must be at least 4"),
+        ("index.interval.bytes", "-1", "Value must be at least 0"),
+        ("max.message.bytes", "-1", "Value must be at least 0"),
+        ("max.compaction.lag.ms", "0", "Value must be at least 1"),
+        ("min.insync.replicas", "0", "Value must be at least 1"),
+        ("flush.ms", "-1", "Value must be at least 0"),
+        ("file.delete.delay.ms", "-1", "Value must be at least 0"),
+        ("local.retention.ms", "-3", "Value must be at least -2"),
+        ("segment.bytes", "2147483648", "Not a number of type INT"),
+        (
+            "preallocate",
+            "yes",
+            "Expected value to be either true or false",
+        ),
         ("compression.lz4.level", "18", "no more than 17"),
         ("num.partitions", "1", "Unknown topic config name"),
     ];

@@ -23,7 +23,8 @@ pub struct ShardMemory {
 }
 
 /// Shares `total` out: half for the tail, a quarter for requests, an eighth for free buffers, a
-/// thirty-second for fetch sessions, the rest for what is counted nowhere else.
+/// thirty-second for fetch sessions and another for codecs (an eighth of what requests have, see
+/// `codec_memory`), the rest for what is counted nowhere else.
 pub fn share(total: u64, shards: usize) -> ShardMemory {
     let each = (total / shards.max(1) as u64).max(SHARD_BYTES_MIN);
     let part = |of: u64| usize::try_from(each / of).unwrap_or(usize::MAX);

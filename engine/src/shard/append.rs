@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use corelog_record::validate::{Validated, Validator};
+use corelog_record::validate::{RejectionKind, Validated, Validator};
+use corelog_record::{Recompress, RecompressError};
 use corelog_runtime::{Instant, vital};
 use corelog_storage::flush_policy::Requirement;
 use corelog_storage::log::{Admission, AppendError, Appended, LogError, ValidatedBatch};
@@ -13,6 +14,7 @@ use corelog_storage::log::{Admission, AppendError, Appended, LogError, Validated
 use super::Shard;
 use super::message::{AppendAnswer, AppendItem, AppendRefusal, AppendTerms};
 use super::partition::Partition;
+use crate::codec_memory::RecompressTerms;
 use crate::errors::PartitionError;
 use crate::latency::Stage;
 use crate::stats::add;
@@ -152,12 +154,33 @@ async fn append_one(
         });
     }
     let count = validated.header.records_count.max(0) as u64;
-    let bytes = records.len() as u64;
+    let mut bytes = records.len() as u64;
     let batch = ValidatedBatch {
         bytes: records,
         validated,
     };
-    match vital(partition.log.append(place, batch)).await {
+    let appended = match recompression(&partition, &batch) {
+        None => vital(partition.log.append(place, batch)).await,
+        Some(recompress) => {
+            // In its turn: what is made anew for one batch is not held while it waits for others.
+            let turn = place.turn().await;
+            let terms = RecompressTerms {
+                batch: &batch.bytes,
+                decompressed_bytes: batch.validated.decompressed_bytes,
+                codec: recompress.codec,
+                batch_bytes_max: recompress.batch_bytes_max,
+            };
+            let _held = shard.codec_memory.to_recompress(&terms).await;
+            let made = recompressed(shard, recompress, batch).await;
+            let batch = made.map_err(|refusal| AppendRefusal {
+                log_start_offset,
+                ..refusal
+            })?;
+            bytes = batch.bytes.len() as u64;
+            vital(partition.log.append_in_turn(turn, batch)).await
+        }
+    };
+    match appended {
         Ok(appended) => {
             let took = shard.rt.now().saturating_duration_since(admitted);
             shard.stats.stage(Stage::ProduceAdmission, took);
@@ -169,6 +192,49 @@ async fn append_one(
             Ok((partition, appended))
         }
         Err(error) => Err(refusal_of(error, log_start_offset)),
+    }
+}
+
+/// What is to be made of a batch that came with another codec than the topic stores.
+fn recompression(partition: &Partition, batch: &ValidatedBatch) -> Option<Recompress> {
+    let rules = partition.rules();
+    let stored = rules.stored_codec?;
+    let came_with = batch.validated.header.codec().ok()?;
+    (came_with != stored.codec).then_some(Recompress {
+        codec: stored.codec,
+        level: stored.level,
+        batch_bytes_max: rules.max_message_bytes,
+    })
+}
+
+/// The batch with the topic's codec, made on a thread that may take its time.
+async fn recompressed(
+    shard: &Rc<Shard>,
+    recompress: Recompress,
+    batch: ValidatedBatch,
+) -> Result<ValidatedBatch, AppendRefusal> {
+    let ValidatedBatch { bytes, validated } = batch;
+    let records_bytes = validated.decompressed_bytes;
+    let made = shard
+        .rt
+        .blocking(move || recompress.batch(&bytes, records_bytes))
+        .await;
+    let refused = |message: String, kind| AppendRefusal {
+        message,
+        ..PartitionError::Rejected(kind).into()
+    };
+    match made {
+        Ok(bytes) => Ok(ValidatedBatch {
+            bytes: bytes.into(),
+            validated,
+        }),
+        Err(error @ RecompressError::TooLarge { .. }) => {
+            Err(refused(error.to_string(), RejectionKind::MessageTooLarge))
+        }
+        // Validation has read all of it: the bytes are no longer what they were.
+        Err(error @ RecompressError::Batch(_)) => {
+            Err(refused(error.to_string(), RejectionKind::CorruptMessage))
+        }
     }
 }
 
@@ -188,9 +254,18 @@ async fn validate(
     partition: &Partition,
     records: &Bytes,
 ) -> Result<Validated, AppendRefusal> {
-    let rules = partition
-        .rules()
-        .at(shard.rt.wall_clock_ms(), DECOMPRESSED_BYTES_MAX);
+    let rules = partition.rules();
+    // One that is too large is refused before it is looked into.
+    let _held = match records.len() <= rules.max_message_bytes {
+        true => {
+            shard
+                .codec_memory
+                .to_read(records, DECOMPRESSED_BYTES_MAX)
+                .await
+        }
+        false => None,
+    };
+    let rules = rules.at(shard.rt.wall_clock_ms(), DECOMPRESSED_BYTES_MAX);
     let mut validator = Validator::new(records, rules);
     loop {
         match validator.step(VALIDATE_STEP_BYTES) {

@@ -28,6 +28,7 @@ use corelog_storage::shard::ShardStorage;
 
 use self::message::{CheckpointMarks, Operation, PartitionKey, Request, Response};
 use self::partition::{Partition, Waiter};
+use crate::codec_memory::CodecMemory;
 use crate::connection::Connections;
 use crate::controller::Controller;
 use crate::daemon::start_state::StartState;
@@ -82,6 +83,8 @@ pub struct Shard {
     pub request_memory: RequestMemory,
     /// Fetch sessions of the clients that this shard serves.
     pub fetch_sessions: RefCell<SessionCache>,
+    /// Taken before a batch is decompressed or compressed.
+    pub codec_memory: CodecMemory,
     /// Connections served here.
     pub connections: Connections,
     /// Set on shard 0 once the metadata log is open.
@@ -126,6 +129,7 @@ impl Shard {
             stats: Stats::new(),
             request_memory: RequestMemory::new(parts.request_bytes_max),
             fetch_sessions: RefCell::new(SessionCache::new(session_limits)),
+            codec_memory: CodecMemory::new(parts.request_bytes_max / 8),
             connections: Connections::default(),
             controller: RefCell::new(None),
             waits: RefCell::default(),

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use corelog_record::Codec;
 use corelog_record::validate::{Rules, TimestampType};
 use corelog_runtime::sync::Notify;
 use corelog_storage::config::LogConfig;
@@ -60,6 +61,17 @@ pub struct AppendRules {
     pub after_max_ms: i64,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// `compression.type` and its level; `None` keeps what producers chose.
+    pub stored_codec: Option<StoredCodec>,
+}
+
+/// The codec that a topic's batches are stored with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredCodec {
+    /// The codec.
+    pub codec: Codec,
+    /// Its level; `None` is the codec's default.
+    pub level: Option<i32>,
 }
 
 impl AppendRules {

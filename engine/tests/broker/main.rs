@@ -6,6 +6,7 @@
 mod common;
 
 mod admin;
+mod compression;
 mod configuration;
 mod consuming;
 mod daemon;

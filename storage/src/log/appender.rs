@@ -5,7 +5,7 @@ use corelog_record::batch::{
     ATTRIBUTE_LOG_APPEND_TIME, ATTRIBUTES_OFFSET, BatchHeader, CRC_OFFSET, Crc32c, HEADER_BYTES,
 };
 
-use super::{Admission, AppendError, Appended, Log, LogInner, ValidatedBatch};
+use super::{Admission, AppendError, Appended, Log, LogInner, Turn, ValidatedBatch};
 use crate::config::{LogConfig, TimestampRule};
 use crate::flush_policy::Requirement;
 use crate::producer_state::{ProducerError, RememberedBatch, Sequenced};
@@ -25,8 +25,17 @@ impl Log {
         place: Admission,
         batch: ValidatedBatch,
     ) -> Result<Appended, AppendError> {
+        self.append_in_turn(place.turn().await, batch).await
+    }
+
+    /// [`Log::append`] for a caller that has its turn already.
+    pub async fn append_in_turn(
+        &self,
+        turn: Turn,
+        batch: ValidatedBatch,
+    ) -> Result<Appended, AppendError> {
         let log = &self.0;
-        let _turn = place.0.wait().await;
+        let _turn = turn;
         if log.shard.is_planted("panic-on-append") {
             panic!("planted: panic-on-append");
         }

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corelog_runtime::Rt;
-use corelog_runtime::sync::{FifoMutex, Notify, Receiver, Ticket};
+use corelog_runtime::sync::{FifoMutex, Guard, Notify, Receiver, Ticket};
 
 pub use api::{
     AppendError, Appended, DeleteRecordsError, FileRange, LogError, LogParams, ReadError, ReadPlan,
@@ -63,6 +63,17 @@ const CUTS_KEPT: usize = 64;
 
 /// A place in the order of a log's appends, see [`Log::admit`]. Dropping it gives the place up.
 pub struct Admission(pub(crate) Ticket);
+
+impl Admission {
+    /// Waits until all appends before this one are done or given up.
+    pub async fn turn(self) -> Turn {
+        Turn(self.0.wait().await)
+    }
+}
+
+/// The turn of an append: until it is dropped, no other append of the log begins.
+#[must_use = "dropping a turn gives it up"]
+pub struct Turn(#[expect(dead_code, reason = "held for its drop")] Guard);
 
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

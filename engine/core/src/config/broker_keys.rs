@@ -106,13 +106,13 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Threads of Kafka's recovery per directory; shards recover their own logs."),
 
     // Log: defaults of topic keys.
-    string("compression.type", "producer").one_of(COMPRESSION_TYPES).cluster_wide()
+    string("compression.type", "producer").one_of(COMPRESSION_TYPES).cluster_wide().used()
         .doc("Default of compression.type."),
-    int("compression.gzip.level", "-1").bounds(Bounds::MinusOneOr { min: 1, max: 9 }).cluster_wide()
+    int("compression.gzip.level", "-1").bounds(Bounds::MinusOneOr { min: 1, max: 9 }).cluster_wide().used()
         .doc("Default of compression.gzip.level."),
     int("compression.lz4.level", "9").range(1, 17).cluster_wide()
         .doc("Default of compression.lz4.level."),
-    int("compression.zstd.level", "3").range(-131_072, 22).cluster_wide()
+    int("compression.zstd.level", "3").range(-131_072, 22).cluster_wide().used()
         .doc("Default of compression.zstd.level."),
     list("log.cleanup.policy", "delete").bounds(Bounds::EachOf(CLEANUP_POLICIES)).cluster_wide()
         .doc("Default of cleanup.policy."),

@@ -82,6 +82,12 @@ pub struct TopicConfig {
     pub max_message_bytes: u32,
     /// `compression.type`.
     pub compression: Compression,
+    /// `compression.gzip.level`; `None` is gzip's own default.
+    pub compression_gzip_level: Option<i32>,
+    /// `compression.lz4.level`: kept and shown; lz4 has one level here.
+    pub compression_lz4_level: i32,
+    /// `compression.zstd.level`.
+    pub compression_zstd_level: i32,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
     /// `message.timestamp.before.max.ms`.
@@ -146,6 +152,11 @@ impl TopicConfig {
                 "zstd" => Compression::Zstd,
                 _ => Compression::Producer,
             },
+            compression_gzip_level: get
+                .optional("compression.gzip.level")?
+                .filter(|level| *level > 0),
+            compression_lz4_level: get.integer("compression.lz4.level")?,
+            compression_zstd_level: get.integer("compression.zstd.level")?,
             timestamp_type: match get.text("message.timestamp.type")?.as_str() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,

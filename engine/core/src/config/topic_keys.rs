@@ -25,16 +25,16 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
     list("cleanup.policy", "delete").bounds(Bounds::EachOf(CLEANUP_POLICIES))
         .from(&[same("log.cleanup.policy")])
         .doc("Whether old segments are deleted by age and size, compacted by key, or both; an empty list keeps everything."),
-    int("compression.gzip.level", "-1").bounds(Bounds::MinusOneOr { min: 1, max: 9 })
+    int("compression.gzip.level", "-1").bounds(Bounds::MinusOneOr { min: 1, max: 9 }).used()
         .from(&[same("compression.gzip.level")])
         .doc("Level of gzip where the broker compresses; -1 is gzip's own default."),
     int("compression.lz4.level", "9").range(1, 17)
         .from(&[same("compression.lz4.level")])
-        .doc("Level of lz4 where the broker compresses."),
-    string("compression.type", "producer").one_of(COMPRESSION_TYPES)
+        .doc("Level of lz4 where the broker compresses; kept and shown, there is one level here."),
+    string("compression.type", "producer").one_of(COMPRESSION_TYPES).used()
         .from(&[same("compression.type")])
-        .doc("Codec of stored batches; producer keeps each batch as it came."),
-    int("compression.zstd.level", "3").range(-131_072, 22)
+        .doc("Codec of stored batches; those that come with another are compressed anew, producer keeps each as it came."),
+    int("compression.zstd.level", "3").range(-131_072, 22).used()
         .from(&[same("compression.zstd.level")])
         .doc("Level of zstd where the broker compresses."),
     long("delete.retention.ms", "86400000").ms().min(0)
@@ -87,7 +87,7 @@ pub(super) static TOPIC_KEYS: &[ConfigKey] = &[
         .doc("Shortest time a record stays uncompacted."),
     int("min.insync.replicas", "1").min(1)
         .from(&[same("min.insync.replicas")])
-        .doc("In-sync replicas without which writes with acks=all are refused."),
+        .doc("In-sync replicas without which writes with acks=all are refused; never more than the topic has replicas."),
     boolean("preallocate", "false")
         .from(&[same("log.preallocate")])
         .doc("Whether a new segment file takes its disk space at once."),

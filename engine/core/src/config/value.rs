@@ -94,7 +94,7 @@ impl ConfigKey {
             ValueType::String | ValueType::Password => Value::Text(trimmed.to_owned()),
             ValueType::List => Value::List(split_list(trimmed)),
         };
-        check(&self.bounds, &value).map_err(fail)?;
+        check(self.name, &self.bounds, &value).map_err(fail)?;
         Ok(value)
     }
 }
@@ -112,7 +112,7 @@ pub(super) fn split_list(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn check(bounds: &Bounds, value: &Value) -> Result<(), String> {
+fn check(name: &str, bounds: &Bounds, value: &Value) -> Result<(), String> {
     match (bounds, value) {
         (Bounds::Integer { min, .. }, Value::Integer(value)) if value < min => {
             Err(format!("Value must be at least {min}"))
@@ -127,8 +127,11 @@ fn check(bounds: &Bounds, value: &Value) -> Result<(), String> {
                 "Value must be between {min} and {max} or equal to -1"
             ))
         }
-        (Bounds::Float { min, max }, Value::Double(value)) if !(*min..=*max).contains(value) => {
-            Err(format!("Value must be between {min} and {max}"))
+        (Bounds::Float { min, .. }, Value::Double(value)) if value < min => {
+            Err(format!("Value must be at least {min}"))
+        }
+        (Bounds::Float { max, .. }, Value::Double(value)) if value > max => {
+            Err(format!("Value must be no more than {max}"))
         }
         (Bounds::OneOf(allowed), Value::Text(text)) if !allowed.contains(&text.as_str()) => {
             Err(format!("String must be one of: {}", allowed.join(", ")))
@@ -150,12 +153,12 @@ fn check(bounds: &Bounds, value: &Value) -> Result<(), String> {
         (Bounds::NotEmpty, Value::Text(text)) if text.is_empty() => {
             Err("Value must not be empty".to_owned())
         }
-        (Bounds::ThrottledReplicas, Value::List(items)) => check_throttled(items),
+        (Bounds::ThrottledReplicas, Value::List(items)) => check_throttled(name, items),
         _ => Ok(()),
     }
 }
 
-fn check_throttled(items: &[String]) -> Result<(), String> {
+fn check_throttled(name: &str, items: &[String]) -> Result<(), String> {
     let pair = |item: &String| {
         item.split_once(':').is_some_and(|(partition, broker)| {
             partition.parse::<u32>().is_ok() && broker.parse::<u32>().is_ok()
@@ -164,7 +167,10 @@ fn check_throttled(items: &[String]) -> Result<(), String> {
     if items.iter().map(String::as_str).eq(["*"]) || items.iter().all(pair) {
         return Ok(());
     }
-    Err("Value must be the literal '*' or a list of partition:broker, as 0:1,1:2".to_owned())
+    Err(format!(
+        "{name} must be the literal '*' or a list of replicas in the following format: \
+         [partitionId]:[brokerId],[partitionId]:[brokerId],..."
+    ))
 }
 
 /// Checks an override of a topic.

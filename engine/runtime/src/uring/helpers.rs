@@ -1,6 +1,7 @@
 //! Helper threads: what the ring cannot do, or may not do on every kernel we run on.
 //!
-//! One pool per process, started at its first use, free to run on every allowed CPU.
+//! Two pools per process, started at their first use, free to run on every allowed CPU: one for calls
+//! of the kernel, one for work that takes its time, so that neither waits for the other.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -16,6 +17,7 @@ use crate::uring::prepare::{advice_flag, path_to_c};
 use crate::{blocking, cpus};
 
 const HELPER_THREADS: usize = 4;
+const WORK_THREADS: usize = 2;
 
 /// Where helpers put finished operations of one driver.
 pub(super) struct Returns {
@@ -32,25 +34,34 @@ enum Job {
     Close(RawFd),
 }
 
+/// For calls of the kernel.
 fn pool() -> &'static Sender<Job> {
     static POOL: OnceLock<Sender<Job>> = OnceLock::new();
-    POOL.get_or_init(|| {
-        // Unbounded: each job is an operation in flight or a close, both bounded by their owners.
-        let (sender, receiver) = channel::unbounded::<Job>();
-        for number in 0..HELPER_THREADS {
-            let receiver = receiver.clone();
-            let body = move || {
-                cpus::use_all_allowed();
-                receiver.iter().for_each(work);
-            };
-            let started = blocking::spawn(&format!("corelog-help-{number}"), body);
-            assert!(
-                started.is_ok() || number > 0,
-                "no helper thread could be started: {started:?}"
-            );
-        }
-        sender
-    })
+    POOL.get_or_init(|| start("corelog-help", HELPER_THREADS))
+}
+
+/// For [`Op::Blocking`].
+fn work_pool() -> &'static Sender<Job> {
+    static POOL: OnceLock<Sender<Job>> = OnceLock::new();
+    POOL.get_or_init(|| start("corelog-work", WORK_THREADS))
+}
+
+fn start(name: &str, threads: usize) -> Sender<Job> {
+    // Unbounded: each job is an operation in flight or a close, both bounded by their owners.
+    let (sender, receiver) = channel::unbounded::<Job>();
+    for number in 0..threads {
+        let receiver = receiver.clone();
+        let body = move || {
+            cpus::use_all_allowed();
+            receiver.iter().for_each(work);
+        };
+        let started = blocking::spawn(&format!("{name}-{number}"), body);
+        assert!(
+            started.is_ok() || number > 0,
+            "no helper thread could be started: {started:?}"
+        );
+    }
+    sender
 }
 
 fn work(job: Job) {
@@ -71,8 +82,11 @@ fn work(job: Job) {
 /// Hands an operation to a helper; it comes back through `returns`.
 pub(super) fn hand_over(token: Token, op: Op, returns: &Arc<Returns>) {
     let returns = returns.clone();
-    pool()
-        .send(Job::Run { token, op, returns })
+    let pool = match op {
+        Op::Blocking { .. } => work_pool(),
+        _ => pool(),
+    };
+    pool.send(Job::Run { token, op, returns })
         .expect("helpers live as long as the process");
 }
 
