@@ -60,6 +60,25 @@ pub fn checkpoint(setting: &Setting) -> Result<Outcome> {
     })
 }
 
+/// While retention deletes segments: their files have their new name and are not removed yet.
+pub fn retention(setting: &Setting) -> Result<Outcome> {
+    let spec = spec_on(setting, &setting.scratch.join("data"))?
+        .set("log.retention.check.interval.ms=100")
+        .set("log.flush.offset.checkpoint.interval.ms=500");
+    let small = [
+        "segment.bytes=1048576",
+        "retention.bytes=2097152",
+        "file.delete.delay.ms=300",
+    ];
+    let scene = Scene::new(setting, spec, &small)?;
+    at_sight_of(
+        setting,
+        scene,
+        "while retention deleted segments",
+        &|name| name.ends_with(".deleted"),
+    )
+}
+
 /// Recovery is killed before it is done, again and again.
 pub fn recovery(setting: &Setting) -> Result<Outcome> {
     let spec = spec_on(setting, &setting.scratch.join("data"))?

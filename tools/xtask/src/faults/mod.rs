@@ -33,6 +33,7 @@ const FAULTS: &[(&str, bool, Fault)] = &[
     ("stop", true, process::stop),
     ("clock-back", false, process::clock_back),
     ("kill-roll", true, kills::roll),
+    ("kill-retention", true, kills::retention),
     ("kill-checkpoint", true, kills::checkpoint),
     ("kill-recovery", true, kills::recovery),
     ("kill-writes", true, kills::writes_in_flight),
