@@ -14,7 +14,7 @@ use corelog_core::metadata::{
 use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::{MeshSeed, Rt, ShardId};
 use corelog_storage::log_dir::StartKind;
-use corelog_storage::log_dir::{Identity, LogDir, process_lock};
+use corelog_storage::log_dir::{Identity, LogDir};
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
 use super::start_state::StartState;
@@ -38,6 +38,17 @@ pub struct Bound {
 
 /// Runs one shard until it is told to exit.
 pub async fn shard_main(rt: Rt, seed: MeshSeed<Request, Response>, shared: Arc<Shared>) {
+    watched_shard_main(rt, seed, shared, |_| {}).await;
+}
+
+/// [`shard_main`], whose shard is shown to `made` before it does anything: the seeded twin looks at
+/// what no client can see.
+pub async fn watched_shard_main(
+    rt: Rt,
+    seed: MeshSeed<Request, Response>,
+    shared: Arc<Shared>,
+    made: impl FnOnce(&Rc<Shard>),
+) {
     let limits = StorageLimits {
         tail_cache_bytes: shared.memory.tail_cache_bytes,
         cold_read_bytes: shared.memory.cold_read_bytes,
@@ -58,6 +69,7 @@ pub async fn shard_main(rt: Rt, seed: MeshSeed<Request, Response>, shared: Arc<S
         session_bytes_max: shared.memory.session_bytes,
         load: Arc::clone(&shared.load),
     });
+    made(&shard);
     let handled = Rc::clone(&shard);
     let mesh = seed.join(&rt, move |from, request, reply| {
         handle(&handled, from, request, reply)
@@ -96,7 +108,7 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
         cluster_id: None,
         node_id: shared.config.node_id,
     };
-    let dir = LogDir::open(&shard.rt, &path, identity, Some(process_lock))
+    let dir = LogDir::open(&shard.rt, &path, identity, shared.take_lock)
         .await
         .map_err(|e| e.to_string())?;
     let dir = Rc::new(dir);

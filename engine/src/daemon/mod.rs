@@ -31,6 +31,7 @@ use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
 use corelog_runtime::doctor::{self, Examined, Verdict};
 use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
+use corelog_storage::log_dir::{TakeLock, process_lock};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::boot::{Bound, advertise, shard_main};
@@ -101,10 +102,55 @@ pub struct Shared {
     pub load: Arc<[AtomicUsize]>,
     /// A bug to plant.
     pub planted: Option<String>,
+    /// Keeps other processes out of the log directory; `None` where there are none (the twin).
+    pub take_lock: Option<TakeLock>,
     ready: Sender<Result<Ready, String>>,
 }
 
+/// What a broker is made from, besides its configuration and its listeners.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// Number of shards.
+    pub shards: usize,
+    /// Bytes all shards may use together.
+    pub memory_bytes: u64,
+    /// Files the process may have open.
+    pub open_files_max: u64,
+    /// A bug to plant.
+    pub planted: Option<String>,
+    /// See [`Shared::take_lock`].
+    pub take_lock: Option<TakeLock>,
+}
+
 impl Shared {
+    /// What [`boot::shard_main`] of every shard is given, and where shard 0 says how the start went.
+    /// The way in for whoever brings listeners and shards of its own, such as the seeded twin.
+    pub fn new(
+        config: Arc<BrokerConfig>,
+        listeners: Vec<Bound>,
+        ports: &BoundPorts,
+        means: Means,
+    ) -> (Arc<Shared>, Receiver<Result<Ready, String>>) {
+        let shards = means.shards.max(1);
+        let files = Descriptors::of(means.open_files_max, shards, config.max_connections);
+        tracing::info!("{files}");
+        let (ready, on_ready) = bounded(1);
+        let shared = Arc::new(Shared {
+            advertised: advertise(&config.advertised_listeners, ports),
+            listeners,
+            memory: memory::share(means.memory_bytes, shards),
+            open_segments: files.segments_per_shard,
+            // max.connections may change while the broker runs, this bound may not.
+            connections_max: Descriptors::of(means.open_files_max, shards, u32::MAX).connections,
+            load: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            planted: means.planted,
+            take_lock: means.take_lock,
+            ready,
+            config,
+        });
+        (shared, on_ready)
+    }
+
     /// Tells the main thread how the start went.
     pub fn tell(&self, outcome: Result<Ready, String>) {
         // The main thread may have been told to stop meanwhile.
@@ -270,24 +316,17 @@ fn start_shards(
         .map(|(name, address)| (name.clone(), address.port()))
         .collect();
     let total = config.memory_bytes.unwrap_or_else(memory::default_bytes);
-    let specs = shards::specs(cpus, config.shards, 0);
-    let memory = memory::share(total, specs.len());
+    let shards = shards::specs(cpus, config.shards, 0).len();
+    let memory = memory::share(total, shards);
     let specs = shards::specs(cpus, config.shards, memory.pool_bytes);
-    let files = Descriptors::of(open_files_max, specs.len(), config.max_connections);
-    tracing::info!("{files}");
-    let (ready, on_ready) = bounded(1);
-    let shared = Arc::new(Shared {
-        advertised: advertise(&config.advertised_listeners, &ports),
-        listeners,
-        memory,
-        open_segments: files.segments_per_shard,
-        // max.connections may change while the broker runs, this bound may not.
-        connections_max: Descriptors::of(open_files_max, specs.len(), u32::MAX).connections,
-        load: specs.iter().map(|_| AtomicUsize::new(0)).collect(),
+    let means = Means {
+        shards,
+        memory_bytes: total,
+        open_files_max,
         planted: options.planted.clone(),
-        ready,
-        config,
-    });
+        take_lock: Some(process_lock),
+    };
+    let (shared, on_ready) = Shared::new(config, listeners, &ports, means);
     let mut seeds = mesh::<Request, Response>(specs.len(), INBOX_MESSAGES);
     let gateway = seeds[0].gateway();
     seeds.reverse();

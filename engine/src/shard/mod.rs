@@ -269,6 +269,11 @@ impl Shard {
         self.partitions.borrow_mut().remove(key)
     }
 
+    /// Fetches that wait for data of partitions of this shard.
+    pub fn fetch_waits(&self) -> usize {
+        self.waits.borrow().len()
+    }
+
     /// A name for a wait, unlike any other in the process.
     pub fn new_wait_id(&self) -> u64 {
         let next = self.next_wait.get();
