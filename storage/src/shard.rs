@@ -235,8 +235,13 @@ impl ShardStorage {
         self.sink.borrow().clone()
     }
 
-    /// Plants a known bug, to show that the tests find it. `ack-on-append`: an append's
-    /// requirement holds at once. `panic-on-append`: every append panics.
+    /// Plants a known bug, to show that the tests find it. `ack-on-append`, `ack-before-write`: an
+    /// append's requirement holds at once (with the first, writes are late as well).
+    /// `flush-skips-a-waiter`: a flush tells all that wait for it but the last.
+    /// `lost-tail-block-merge`: a block that is written again loses what it held.
+    /// `recovery-off-by-one`: recovery leaves out the last good batch. `cut-leaves-old-batches`:
+    /// recovery leaves on disk what lies behind a log's end, and believes it the next time.
+    /// `panic-on-append`: every append panics.
     #[cfg(feature = "planted")]
     pub fn plant(&self, bug: &str) {
         *self.planted.borrow_mut() = Some(bug.to_owned());

@@ -92,13 +92,35 @@ impl LogInner {
             state.flush_submitted = state.flush_submitted.max(end_offset);
         }
         let limit = segment.prepared_end.get();
-        for write in set.writes {
+        #[cfg(feature = "planted")]
+        let writes = self.unmerged(set.writes, set.data_start);
+        #[cfg(not(feature = "planted"))]
+        let writes = set.writes;
+        for write in writes {
             assert!(
                 write.position + write.bytes <= limit,
                 "a write beyond the prepared end"
             );
             self.start_write(segment, write, set.dsync);
         }
+    }
+
+    /// The planted bug `lost-tail-block-merge`: zeros where the first block's old bytes were.
+    #[cfg(feature = "planted")]
+    fn unmerged(&self, mut writes: Vec<WriteOut>, data_start: u64) -> Vec<WriteOut> {
+        if self.shard.is_planted("lost-tail-block-merge")
+            && let Some(first) = writes.first_mut()
+        {
+            let old: Vec<u8> = first.bufs.iter().flat_map(|b| b.iter().copied()).collect();
+            let kept = usize::try_from(data_start.saturating_sub(first.position)).unwrap_or(0);
+            let kept = kept.min(old.len());
+            let mut buf = self.rt.pool().get(old.len());
+            buf.as_mut_slice()[..kept].fill(0);
+            buf.as_mut_slice()[kept..old.len()].copy_from_slice(&old[kept..]);
+            buf.set_len(old.len());
+            first.bufs = vec![buf.freeze()];
+        }
+        writes
     }
 
     fn start_write(self: &Rc<Self>, segment: &Rc<OpenSegment>, write: WriteOut, dsync: bool) {
@@ -174,7 +196,8 @@ impl LogInner {
         if moved {
             self.tail.set_written_end(written_end);
             self.written_waiters.wake(written_end);
-            self.flushed_waiters.wake(flushed_end);
+            let skipped = i64::from(self.shard.is_planted("flush-skips-a-waiter"));
+            self.flushed_waiters.wake(flushed_end - skipped);
             self.call_progress();
         }
         self.pump_flush();

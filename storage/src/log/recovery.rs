@@ -231,6 +231,7 @@ impl Replay<'_> {
         let mut index = self.opening.new_index(base);
         let (mut position, mut logged) = (0, 0);
         self.expected = self.expected.max(base);
+        let mut last = (position, self.expected);
         let bad = loop {
             let header = match scanner.batch(position).await? {
                 Found::End => break None,
@@ -240,6 +241,7 @@ impl Replay<'_> {
             if let Some(why) = self.out_of_order(&header) {
                 break Some(why);
             }
+            last = (position, self.expected);
             self.take(&header);
             feed(&mut index, position, &header);
             position += header.size_bytes() as u64;
@@ -252,6 +254,9 @@ impl Replay<'_> {
                 );
             }
         };
+        if self.opening.shard.is_planted("recovery-off-by-one") {
+            (position, self.expected) = last;
+        }
         Ok(Replayed {
             file,
             len,
@@ -268,7 +273,8 @@ impl Replay<'_> {
                 header.base_offset, self.expected
             ));
         }
-        if header.partition_leader_epoch < self.epoch {
+        let believes = self.opening.shard.is_planted("cut-leaves-old-batches");
+        if header.partition_leader_epoch < self.epoch && !believes {
             return Some(format!(
                 "leader epoch {} after {}",
                 header.partition_leader_epoch, self.epoch
@@ -354,7 +360,9 @@ impl Replay<'_> {
                 let kept_end = align_up(rest.data_end).min(len);
                 self.keep_cut(base, &mut scanner, end, kept_end).await?;
             }
-            file.ftruncate(end).await?;
+            if !self.opening.shard.is_planted("cut-leaves-old-batches") {
+                file.ftruncate(end).await?;
+            }
         }
         file.fdatasync().await?;
         // The files of an active segment's indexes lag behind; one that claims more is stale.
@@ -365,9 +373,16 @@ impl Replay<'_> {
             )
             .await?;
         }
-        self.opening
+        let opened = self
+            .opening
             .open_segment(file, base, end, self.expected, index)
-            .await
+            .await?;
+        if self.opening.shard.is_planted("cut-leaves-old-batches") {
+            let kept = (align_up(len + 1) - align_up(1)).max(end);
+            opened.prepared_end.set(kept);
+            opened.allocated_end.set(kept);
+        }
+        Ok(opened)
     }
 
     /// Keeps the bytes behind a bad batch in `<base>.log.cut`.
