@@ -1,0 +1,317 @@
+//! An administrator: makes and deletes topics, adds partitions, changes flush policies and segment sizes.
+
+use std::rc::Rc;
+
+use corelog_net::client::Client;
+use corelog_net::cold::messages::create_partitions_request::{
+    CreatePartitionsRequestData, CreatePartitionsTopic,
+};
+use corelog_net::cold::messages::create_topics_request::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequestData,
+};
+use corelog_net::cold::messages::delete_topics_request::{
+    DeleteTopicState, DeleteTopicsRequestData,
+};
+use corelog_net::cold::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequestData,
+};
+use corelog_net::error_code::ErrorCode;
+use corelog_storage::flush_policy::FlushPolicy;
+
+use super::Actor;
+use super::requests::{code, text, topics, uuid};
+use crate::oracle::log::TopicId;
+use crate::plan::{TopicPlan, policy};
+use crate::stage::{Lost, Stage};
+
+/// Resource type of topics in config requests.
+const TOPIC: i8 = 2;
+/// Partitions of a topic at most.
+const PARTITIONS_MAX: i32 = 4;
+
+struct Admin {
+    actor: Actor,
+    /// Policies that topics being made may have, by name: the answer may be lost.
+    making: Vec<(String, FlushPolicy)>,
+}
+
+/// Makes the topics of the plan, then changes things now and then, to the end of the history.
+pub async fn run(stage: Rc<Stage>) {
+    let _working = stage.begin();
+    let mut admin = Admin {
+        actor: Actor::new(&stage, "admin".to_owned(), 90),
+        making: Vec::new(),
+    };
+    while !stage.finishing.get() {
+        let _inside = stage.enter().await;
+        while stage.is_open() && !stage.finishing.get() {
+            if let Err(lost) = admin.act().await {
+                admin.actor.lost(&lost).await;
+            }
+        }
+        admin.actor.disconnect();
+    }
+}
+
+fn config(name: &str, value: &str) -> CreatableTopicConfig {
+    CreatableTopicConfig::default()
+        .with_name(text(name))
+        .with_value(Some(text(value)))
+}
+
+impl Admin {
+    async fn act(&mut self) -> Result<(), Lost> {
+        let client = self.actor.client().await?;
+        self.look(&client).await?;
+        let stage = Rc::clone(&self.actor.stage);
+        for plan in &stage.plan.topics {
+            if self.alive(&plan.name).is_none() {
+                self.create(&client, plan).await?;
+            }
+        }
+        self.actor.pause(60_000).await;
+        let planned = self.actor.chance.below(stage.plan.topics.len() as u64) as usize;
+        let plan = &stage.plan.topics[planned];
+        let Some(id) = self.alive(&plan.name) else {
+            return Ok(());
+        };
+        stage.step();
+        match self.actor.chance.below(10) {
+            0 if plan.mortal => self.delete(&client, id).await,
+            1 => self.add_partition(&client, id).await,
+            2..6 => self.change_policy(&client, id).await,
+            6 => self.change_segments(&client, id).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn alive(&self, name: &str) -> Option<TopicId> {
+        let oracle = self.actor.stage.oracle.borrow();
+        let mut alive = oracle
+            .topics
+            .iter()
+            .filter(|(_, topic)| topic.name == name && topic.known.exists && !topic.known.dead);
+        alive.next().map(|(id, _)| *id)
+    }
+
+    /// Learns of topics whose making was never answered.
+    async fn look(&mut self, client: &Client) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        let Some(told) = topics(&stage, &self.actor.name, client).await? else {
+            return Ok(());
+        };
+        let now_ns = stage.now_ns();
+        let mut oracle = stage.oracle.borrow_mut();
+        for (id, (name, partitions)) in told {
+            let dying = oracle
+                .topics
+                .get(&id)
+                .is_some_and(|topic| topic.known.dying);
+            if stage.plan.topics.iter().any(|plan| plan.name == name) && !dying {
+                self.exists(&mut oracle, id, &name, partitions, now_ns);
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(
+        &self,
+        oracle: &mut crate::oracle::Oracle,
+        id: TopicId,
+        name: &str,
+        partitions: i32,
+        now_ns: u64,
+    ) {
+        let is_new = !oracle.topics.contains_key(&id);
+        let mut policies = self.making.iter().filter(|(made, _)| made == name);
+        let first = policies
+            .next()
+            .map(|(_, policy)| *policy)
+            .unwrap_or_default();
+        oracle.topic_exists(id, name, partitions, first, now_ns);
+        if is_new {
+            policies.for_each(|(_, policy)| oracle.policy_sent(&id, *policy, now_ns));
+        }
+    }
+
+    async fn create(&mut self, client: &Client, plan: &TopicPlan) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        let is_first = !self.making.iter().any(|(name, _)| *name == plan.name);
+        let flush = if is_first {
+            plan.policy
+        } else {
+            policy(&mut self.actor.chance)
+        };
+        self.making.push((plan.name.clone(), flush));
+        let mut configs = vec![config(
+            "internal.segment.bytes",
+            &plan.segment_bytes.to_string(),
+        )];
+        if let Some(messages) = flush.messages {
+            configs.push(config("flush.messages", &messages.to_string()));
+        }
+        if let Some(ms) = flush.ms {
+            configs.push(config("flush.ms", &ms.to_string()));
+        }
+        let topic = CreatableTopic::default()
+            .with_name(text(&plan.name))
+            .with_num_partitions(plan.partitions)
+            .with_replication_factor(1)
+            .with_configs(configs);
+        let request = CreateTopicsRequestData::default()
+            .with_timeout_ms(30_000)
+            .with_topics(vec![topic]);
+        stage.say(format!("admin makes {} with {flush:?}", plan.name));
+        let calling = client.call(&request);
+        let answer = stage
+            .answer(&self.actor.name, "CreateTopics", calling)
+            .await?;
+        for made in answer.topics {
+            match code(made.error_code) {
+                ErrorCode::None => {
+                    let (id, now_ns) = (made.topic_id.to_bytes(), stage.now_ns());
+                    let mut oracle = stage.oracle.borrow_mut();
+                    oracle.tally.hit("topic created");
+                    // Earlier makings of this name that were never answered came to nothing.
+                    self.making.retain(|(name, _)| *name != plan.name);
+                    self.making.push((plan.name.clone(), flush));
+                    self.exists(&mut oracle, id, &plan.name, plan.partitions, now_ns);
+                }
+                ErrorCode::TopicAlreadyExists => {}
+                error => {
+                    stage.hit("topic not created");
+                    stage.say(format!("{} was not made: {}", plan.name, error.name()));
+                    self.actor.pause(50_000).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, client: &Client, id: TopicId) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        stage.oracle.borrow_mut().topic_dies(&id, false);
+        let topic = DeleteTopicState::default()
+            .with_name(None)
+            .with_topic_id(uuid(&id));
+        let request = DeleteTopicsRequestData::default()
+            .with_timeout_ms(30_000)
+            .with_topics(vec![topic]);
+        stage.say("admin deletes a topic");
+        let calling = client.call_at(6, &request);
+        let answer = stage
+            .answer(&self.actor.name, "DeleteTopics", calling)
+            .await?;
+        let deleted = answer.responses.iter().all(|one| {
+            matches!(
+                code(one.error_code),
+                ErrorCode::None | ErrorCode::UnknownTopicId
+            )
+        });
+        if deleted {
+            stage.oracle.borrow_mut().topic_dies(&id, true);
+            stage.hit("topic deleted");
+        }
+        Ok(())
+    }
+
+    fn name_and_partitions(&self, id: &TopicId) -> Option<(String, i32)> {
+        let oracle = self.actor.stage.oracle.borrow();
+        let topic = oracle.topics.get(id)?;
+        Some((topic.name.clone(), topic.known.partitions))
+    }
+
+    async fn add_partition(&mut self, client: &Client, id: TopicId) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        let Some((name, partitions)) = self.name_and_partitions(&id) else {
+            return Ok(());
+        };
+        if partitions >= PARTITIONS_MAX {
+            return Ok(());
+        }
+        let topic = CreatePartitionsTopic::default()
+            .with_name(text(&name))
+            .with_count(partitions + 1)
+            .with_assignments(None);
+        let request = CreatePartitionsRequestData::default()
+            .with_timeout_ms(30_000)
+            .with_topics(vec![topic]);
+        let calling = client.call(&request);
+        let answer = stage
+            .answer(&self.actor.name, "CreatePartitions", calling)
+            .await?;
+        if answer.results.iter().all(|result| result.error_code == 0)
+            && let Some(topic) = stage.oracle.borrow_mut().topics.get_mut(&id)
+        {
+            topic.known.partitions = topic.known.partitions.max(partitions + 1);
+        } else {
+            return Ok(());
+        }
+        stage.hit("partitions added");
+        Ok(())
+    }
+
+    /// Sets configs of a topic; true when that is acknowledged.
+    async fn alter(
+        &mut self,
+        client: &Client,
+        name: &str,
+        changes: &[(&str, Option<String>)],
+    ) -> Result<bool, Lost> {
+        let change = |(key, value): &(&str, Option<String>)| {
+            AlterableConfig::default()
+                .with_name(text(key))
+                .with_config_operation(i8::from(value.is_none()))
+                .with_value(value.as_deref().map(text))
+        };
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(text(name))
+            .with_configs(changes.iter().map(change).collect());
+        let request = IncrementalAlterConfigsRequestData::default().with_resources(vec![resource]);
+        let stage = Rc::clone(&self.actor.stage);
+        let calling = client.call(&request);
+        let answer = stage
+            .answer(&self.actor.name, "IncrementalAlterConfigs", calling)
+            .await?;
+        Ok(answer
+            .responses
+            .iter()
+            .all(|response| response.error_code == 0))
+    }
+
+    async fn change_policy(&mut self, client: &Client, id: TopicId) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        let Some((name, _)) = self.name_and_partitions(&id) else {
+            return Ok(());
+        };
+        let next = policy(&mut self.actor.chance);
+        stage.say(format!("admin sets {name} to {next:?}"));
+        stage
+            .oracle
+            .borrow_mut()
+            .policy_sent(&id, next, stage.now_ns());
+        let changes = [
+            ("flush.messages", next.messages.map(|n| n.to_string())),
+            ("flush.ms", next.ms.map(|ms| ms.to_string())),
+        ];
+        if self.alter(client, &name, &changes).await? {
+            stage.oracle.borrow_mut().policy_acked(&id, stage.now_ns());
+            stage.hit("config changed while running");
+        }
+        Ok(())
+    }
+
+    async fn change_segments(&mut self, client: &Client, id: TopicId) -> Result<(), Lost> {
+        let Some((name, _)) = self.name_and_partitions(&id) else {
+            return Ok(());
+        };
+        let bytes = self
+            .actor
+            .chance
+            .pick(&[4u64 << 10, 16 << 10, 64 << 10, 1 << 20]);
+        let changes = [("internal.segment.bytes", Some(bytes.to_string()))];
+        self.alter(client, &name, &changes).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! After each start, before any other client: the metadata and every partition are read from start to
+//! end, and the oracle compares. At the end of a history: everything serves.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use corelog_net::client::Client;
+use corelog_net::error_code::ErrorCode;
+use corelog_record::builder::BatchBuilder;
+use corelog_record::codec::Codec;
+
+use super::Actor;
+use super::requests::{PRODUCE, fetch, produce, produced, record_bytes, topics};
+use crate::invariants::durability::Fall;
+use crate::oracle::log::{Key, Sent};
+use crate::stage::{Lost, Stage};
+
+/// Pause after an answer that may be better later.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Reads all there is; false when the broker went down meanwhile.
+pub async fn settle(stage: &Rc<Stage>, fall: &Fall) -> bool {
+    let mut actor = Actor::new(stage, "verifier".to_owned(), 91);
+    let mut done: BTreeMap<Key, ()> = BTreeMap::new();
+    loop {
+        match try_settle(&mut actor, fall, &mut done).await {
+            Ok(true) => {
+                for group in (0..).take(stage.plan.groups.len()) {
+                    // It may not serve yet; what it says has to be right.
+                    let _later = super::member::probe(stage, group).await;
+                }
+                return stage.is_open();
+            }
+            Ok(false) => {
+                let _closed = stage.while_open(stage.rt.sleep(PAUSE)).await;
+            }
+            Err(lost) => actor.lost(&lost).await,
+        }
+        if !stage.is_open() || stage.oracle.borrow().broken().is_some() {
+            return false;
+        }
+    }
+}
+
+async fn try_settle(
+    actor: &mut Actor,
+    fall: &Fall,
+    done: &mut BTreeMap<Key, ()>,
+) -> Result<bool, Lost> {
+    let stage = Rc::clone(&actor.stage);
+    let client = actor.client().await?;
+    let Some(told) = topics(&stage, &actor.name, &client).await? else {
+        return Ok(false);
+    };
+    stage.oracle.borrow_mut().metadata_told(&told);
+    let planned = |name: &str| stage.plan.topics.iter().any(|plan| plan.name == name);
+    let mut whole = true;
+    for (id, (name, partitions)) in told.iter().filter(|(_, (name, _))| planned(name)) {
+        for index in 0..*partitions {
+            let key = (*id, index);
+            if done.contains_key(&key) {
+                continue;
+            }
+            match read_all(actor, &client, name, key).await? {
+                Some((bytes, end)) => {
+                    let mut oracle = stage.oracle.borrow_mut();
+                    oracle.tally.hit("verified partitions");
+                    oracle.settled(key, &bytes, end, fall);
+                    done.insert(key, ());
+                }
+                None => whole = false,
+            }
+        }
+    }
+    Ok(whole)
+}
+
+/// A partition's batches and its end; `None` while it answers with errors.
+async fn read_all(
+    actor: &mut Actor,
+    client: &Client,
+    name: &str,
+    key: Key,
+) -> Result<Option<(Vec<u8>, i64)>, Lost> {
+    let stage = Rc::clone(&actor.stage);
+    let asking = client.list_offset(name, key.1, -1, 0);
+    let answer = stage.answer(&actor.name, "ListOffsets", asking).await?;
+    if answer.error_code != 0 {
+        return Ok(None);
+    }
+    let (end, mut next) = (answer.offset, 0);
+    let mut all = Vec::new();
+    while next < end {
+        let terms = (1 << 20, 0);
+        let Some(answer) = fetch(&stage, &actor.name, client, key, next, terms).await? else {
+            return Ok(None);
+        };
+        if answer.error_code != ErrorCode::None {
+            return Ok(None);
+        }
+        let bytes = record_bytes(&answer);
+        let reads = stage.oracle.borrow().parse(key, &bytes);
+        let after = reads.map(|reads| reads.last().map(|read| read.next));
+        match after {
+            Ok(Some(after)) => next = after,
+            Ok(None) => return Ok(None),
+            Err(broken) => {
+                stage.oracle.borrow_mut().note(Err(broken));
+                return Ok(None);
+            }
+        }
+        all.extend_from_slice(&bytes);
+    }
+    Ok(Some((all, end)))
+}
+
+/// Every partition takes a record with acks=all and gives it back; `Err` says what does not yet.
+pub async fn serves(stage: &Rc<Stage>, number: u64) -> Result<(), String> {
+    let mut actor = Actor::new(stage, "prober".to_owned(), 1000 + number);
+    let client = actor
+        .client()
+        .await
+        .map_err(|lost| format!("no connection: {lost:?}"))?;
+    let told = topics(stage, &actor.name, &client).await;
+    let Ok(Some(told)) = told else {
+        return Err(format!("no metadata: {:?}", told.err()));
+    };
+    let planned = |name: &str| stage.plan.topics.iter().any(|plan| plan.name == name);
+    for (id, (name, partitions)) in told.iter().filter(|(_, (name, _))| planned(name)) {
+        for index in 0..*partitions {
+            let probed = probe(&mut actor, &client, (*id, index)).await;
+            let outcome = probed
+                .map_err(|lost| format!("{lost:?}"))
+                .and_then(|result| result);
+            outcome.map_err(|why| format!("{name}-{index}: {why}"))?;
+        }
+    }
+    for group in (0..).take(stage.plan.groups.len()) {
+        super::member::probe(stage, group).await?;
+    }
+    Ok(())
+}
+
+async fn probe(actor: &mut Actor, client: &Client, key: Key) -> Result<Result<(), String>, Lost> {
+    let stage = Rc::clone(&actor.stage);
+    let now_ms = stage.world.wall_clock_ms();
+    let mut builder = BatchBuilder::new(Codec::None, now_ms);
+    let unique = actor.chance.draw().to_be_bytes();
+    builder.append(now_ms, Some(&unique), Some(b"probe"), &[]);
+    let bytes = bytes::Bytes::from(builder.build());
+    let batch = {
+        let mut oracle = stage.oracle.borrow_mut();
+        let batch = oracle.made(Sent {
+            key,
+            bytes: bytes.clone(),
+            count: 1,
+            idempotent: false,
+            sent_ns: stage.now_ns(),
+            pending: 0,
+            places: Vec::new(),
+        });
+        oracle.attempted(batch);
+        batch
+    };
+    let request = produce(key, -1, bytes);
+    let sending = client.produce(PRODUCE, &request).map_err(Lost::Client)?;
+    let response = stage.answer(&actor.name, "Produce", sending).await?;
+    let Some(answer) = produced(response) else {
+        return Ok(Err("no answer for the partition".to_owned()));
+    };
+    if answer.error_code != ErrorCode::None {
+        return Ok(Err(format!("Produce: {}", answer.error_code.name())));
+    }
+    stage
+        .oracle
+        .borrow_mut()
+        .acked(batch, answer.base_offset, stage.now_ns());
+    let terms = (1 << 20, 0);
+    let answer = fetch(&stage, &actor.name, client, key, answer.base_offset, terms).await?;
+    let Some(answer) = answer.filter(|answer| answer.error_code == ErrorCode::None) else {
+        return Ok(Err("Fetch: an error".to_owned()));
+    };
+    let bytes = record_bytes(&answer);
+    if bytes.is_empty() {
+        return Ok(Err(
+            "Fetch: nothing where a record was acknowledged".to_owned()
+        ));
+    }
+    Ok(Ok(()))
+}

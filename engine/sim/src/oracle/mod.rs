@@ -1,0 +1,360 @@
+//! What the world must look like to clients. They tell it what they send, hear and read; it keeps the
+//! model and asks the [`crate::invariants`]. The first rule that does not hold ends the history.
+
+pub mod log;
+
+use std::collections::BTreeMap;
+
+use corelog_record::batch::{BatchIter, BatchView};
+use corelog_storage::flush_policy::FlushPolicy;
+
+use self::log::{Key, PartitionModel, Placed, PolicySpan, Read, Sent, TopicId, policies};
+use crate::invariants::commits::Commits;
+use crate::invariants::durability::{Fall, judge};
+use crate::invariants::metadata::{self, Known};
+use crate::invariants::owners::Owners;
+use crate::invariants::{Broken, content, duplicates, high_watermark, offsets};
+use crate::tally::Tally;
+
+/// A topic as clients know it.
+#[derive(Debug, Default)]
+pub struct TopicModel {
+    /// Its name.
+    pub name: String,
+    /// What is known of its life.
+    pub known: Known,
+    /// Its policies over time.
+    pub policies: Vec<PolicySpan>,
+}
+
+/// The model of everything.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Topics by id.
+    pub topics: BTreeMap<TopicId, TopicModel>,
+    partitions: BTreeMap<Key, PartitionModel>,
+    sent: BTreeMap<u64, Sent>,
+    /// Batches by checksum.
+    by_crc: BTreeMap<u32, Vec<u64>>,
+    next_batch: u64,
+    /// Owners of group partitions.
+    pub owners: Owners,
+    /// Committed offsets.
+    pub commits: Commits,
+    broken: Option<Broken>,
+    /// Counts of rare things.
+    pub tally: Tally,
+}
+
+impl Oracle {
+    /// Notes a broken rule; the first counts.
+    pub fn note(&mut self, result: Result<(), Broken>) {
+        if let Err(broken) = result {
+            self.broken.get_or_insert(broken);
+        }
+    }
+
+    /// The first rule that was broken.
+    pub fn broken(&self) -> Option<&Broken> {
+        self.broken.as_ref()
+    }
+
+    /// A topic was made or found, with a policy.
+    pub fn topic_exists(
+        &mut self,
+        id: TopicId,
+        name: &str,
+        partitions: i32,
+        policy: FlushPolicy,
+        now_ns: u64,
+    ) {
+        let topic = self.topics.entry(id).or_insert_with(|| TopicModel {
+            name: name.to_owned(),
+            known: Known::default(),
+            policies: vec![PolicySpan {
+                policy,
+                from_ns: now_ns,
+                to_ns: None,
+            }],
+        });
+        topic.known.exists = true;
+        topic.known.partitions = topic.known.partitions.max(partitions);
+    }
+
+    /// Its deletion is asked for, or (`done`) acknowledged.
+    pub fn topic_dies(&mut self, id: &TopicId, done: bool) {
+        if let Some(topic) = self.topics.get_mut(id) {
+            topic.known.dying = true;
+            topic.known.dead |= done;
+        }
+    }
+
+    /// A policy is on its way to a topic.
+    pub fn policy_sent(&mut self, id: &TopicId, policy: FlushPolicy, now_ns: u64) {
+        if let Some(topic) = self.topics.get_mut(id) {
+            topic.policies.push(PolicySpan {
+                policy,
+                from_ns: now_ns,
+                to_ns: None,
+            });
+        }
+    }
+
+    /// The last policy sent is the topic's.
+    pub fn policy_acked(&mut self, id: &TopicId, now_ns: u64) {
+        let Some(topic) = self.topics.get_mut(id) else {
+            return;
+        };
+        let last = topic.policies.len() - 1;
+        for span in &mut topic.policies[..last] {
+            span.to_ns.get_or_insert(now_ns);
+        }
+    }
+
+    /// What Metadata says of all topics after a start.
+    pub fn metadata_told(&mut self, told: &BTreeMap<TopicId, (String, i32)>) {
+        let mut result = Ok(());
+        for (id, topic) in &mut self.topics {
+            let count = told.get(id).map(|(_, count)| *count);
+            result = result.and_then(|()| metadata::check(&topic.name, &topic.known, count));
+            match count {
+                Some(count) => {
+                    topic.known.partitions = topic.known.partitions.max(count);
+                    // A deletion without an answer did not happen.
+                    topic.known.dying = topic.known.dead;
+                }
+                None => topic.known.dead = true,
+            }
+        }
+        self.note(result);
+    }
+
+    /// A producer made a batch; the answer names it.
+    pub fn made(&mut self, sent: Sent) -> u64 {
+        self.next_batch += 1;
+        let crc = BatchView::parse(&sent.bytes).map_or(0, |view| view.header.crc);
+        self.by_crc.entry(crc).or_default().push(self.next_batch);
+        self.sent.insert(self.next_batch, sent);
+        self.next_batch
+    }
+
+    /// It is sent (once more).
+    pub fn attempted(&mut self, batch: u64) {
+        if let Some(sent) = self.sent.get_mut(&batch) {
+            sent.pending += 1;
+        }
+    }
+
+    /// This sending of it is in no log.
+    pub fn refused(&mut self, batch: u64) {
+        if let Some(sent) = self.sent.get_mut(&batch) {
+            sent.pending = sent.pending.saturating_sub(1);
+        }
+    }
+
+    /// Its producer heard that it stands at `base`.
+    pub fn acked(&mut self, batch: u64, base: i64, now_ns: u64) {
+        let Some(key) = self.sent.get(&batch).map(|sent| sent.key) else {
+            return;
+        };
+        let result = self.place(key, batch, base);
+        if result.is_ok()
+            && let Some(partition) = self.partitions.get_mut(&key)
+            && let Some(placed) = partition.placed.get_mut(&base)
+        {
+            placed.acked_ns.get_or_insert(now_ns);
+        }
+        self.note(result);
+    }
+
+    /// A batch stands at `base`.
+    fn place(&mut self, key: Key, batch: u64, base: i64) -> Result<(), Broken> {
+        let partition = self.partitions.entry(key).or_default();
+        let Some(sent) = self.sent.get_mut(&batch) else {
+            return Ok(());
+        };
+        let next = base + sent.count;
+        if offsets::place(&partition.placed, batch, base, next)?.is_none() {
+            return Ok(());
+        }
+        duplicates::another(batch, sent, base)?;
+        sent.pending -= 1;
+        sent.places.push(base);
+        let placed = Placed {
+            batch,
+            next,
+            acked_ns: None,
+            seen: false,
+        };
+        partition.placed.insert(base, placed);
+        Ok(())
+    }
+
+    /// Batches of one partition as bytes.
+    pub fn parse(&self, key: Key, bytes: &[u8]) -> Result<Vec<Read>, Broken> {
+        let mut reads = Vec::new();
+        let mut batches = BatchIter::new(bytes);
+        for item in batches.by_ref() {
+            let (_, header, bytes) =
+                item.map_err(|error| format!("content: a batch that is none: {error}"))?;
+            let known = self.by_crc.get(&header.crc).map_or(&[][..], Vec::as_slice);
+            let mut of_key = known.iter().filter(|id| self.sent[id].key == key);
+            let Some(&batch) = of_key.next() else {
+                return Err(format!(
+                    "content: nobody sent the batch at {} to partition {}",
+                    header.base_offset, key.1
+                ));
+            };
+            content::check(&self.sent[&batch].bytes, bytes, &header)?;
+            reads.push(Read {
+                batch,
+                base: header.base_offset,
+                next: header.next_offset(),
+                producer: header.has_producer_id().then_some((
+                    header.producer_id,
+                    header.producer_epoch,
+                    header.base_sequence,
+                )),
+            });
+        }
+        if batches.position() != bytes.len() {
+            return Err("content: an answer ends inside a batch".to_owned());
+        }
+        Ok(reads)
+    }
+
+    /// The high watermark to which a request made now must not go back.
+    pub fn high_watermark(&self, key: &Key) -> i64 {
+        self.partitions.get(key).map_or(0, |p| p.high_watermark)
+    }
+
+    /// An answer told a high watermark; `floor` as of its request.
+    pub fn high_watermark_told(&mut self, key: Key, seen: i64, floor: i64) {
+        let partition = self.partitions.entry(key).or_default();
+        partition.high_watermark = partition.high_watermark.max(seen);
+        self.note(high_watermark::check(seen, floor));
+    }
+
+    /// A consumer asked for `from` and got these bytes below `high_watermark`. Gives the next offset.
+    pub fn fetched(&mut self, key: Key, from: i64, high_watermark: i64, bytes: &[u8]) -> i64 {
+        match self.try_fetched(key, from, high_watermark, bytes) {
+            Ok(next) => next,
+            Err(broken) => {
+                self.note(Err(broken));
+                from
+            }
+        }
+    }
+
+    fn try_fetched(
+        &mut self,
+        key: Key,
+        from: i64,
+        high_watermark: i64,
+        bytes: &[u8],
+    ) -> Result<i64, Broken> {
+        let reads = self.parse(key, bytes)?;
+        let (Some(first), Some(last)) = (reads.first(), reads.last()) else {
+            if from < high_watermark {
+                return Err(format!(
+                    "offsets: nothing at {from}, though the high watermark is {high_watermark}"
+                ));
+            }
+            return Ok(from);
+        };
+        if first.base > from || first.next <= from {
+            return Err(format!(
+                "offsets: {from} was asked for, the answer begins with {}..{}",
+                first.base, first.next
+            ));
+        }
+        if last.next > high_watermark {
+            return Err(format!(
+                "offsets: records up to {} were read, the high watermark is {high_watermark}",
+                last.next
+            ));
+        }
+        offsets::dense(&reads)?;
+        for read in &reads {
+            self.place(key, read.batch, read.base)?;
+            if let Some(partition) = self.partitions.get_mut(&key)
+                && let Some(placed) = partition.placed.get_mut(&read.base)
+            {
+                placed.seen = true;
+            }
+        }
+        Ok(last.next)
+    }
+
+    /// The broker is down.
+    pub fn broker_died(&mut self, now_ns: u64) {
+        self.commits.broker_died(now_ns);
+    }
+
+    /// A partition was read from its start to its end after a start, before anything is appended:
+    /// what is gone is judged, and the model goes on from there.
+    pub fn settled(&mut self, key: Key, bytes: &[u8], end: i64, fall: &Fall) {
+        let result = self.settle(key, bytes, end, fall);
+        self.note(result.map_err(|broken| format!("partition {} after a start: {broken}", key.1)));
+    }
+
+    fn settle(&mut self, key: Key, bytes: &[u8], end: i64, fall: &Fall) -> Result<(), Broken> {
+        let reads = self.parse(key, bytes)?;
+        offsets::dense(&reads)?;
+        offsets::in_order(&reads)?;
+        let (first, last) = (reads.first(), reads.last());
+        if first.is_some_and(|read| read.base != 0) || last.map_or(0, |read| read.next) != end {
+            return Err(format!(
+                "offsets: 0..{end} was to be read, {first:?} to {last:?} was"
+            ));
+        }
+        let partition = self.partitions.entry(key).or_default();
+        if !fall.power_lost {
+            high_watermark::check(end, partition.high_watermark)?;
+        }
+        partition.power_losses += u64::from(fall.power_lost);
+        partition.high_watermark = end;
+        let before = std::mem::take(&mut partition.placed);
+        let stands: BTreeMap<i64, u64> = reads.iter().map(|r| (r.base, r.batch)).collect();
+        let spans = self
+            .topics
+            .get(&key.0)
+            .map_or(&[][..], |t| t.policies.as_slice());
+        let mut lost = Vec::new();
+        let mut kept = BTreeMap::new();
+        for (base, placed) in before {
+            if stands.get(&base) == Some(&placed.batch) {
+                kept.insert(base, placed);
+                continue;
+            }
+            if let Some(sent) = self.sent.get_mut(&placed.batch) {
+                sent.places.retain(|&at| at != base);
+                let until_ns = placed.acked_ns.unwrap_or(fall.at_ns);
+                lost.push((base, placed, policies(spans, sent.sent_ns, until_ns)));
+            }
+        }
+        judge(&lost, fall, &mut self.tally)?;
+        if let Some(partition) = self.partitions.get_mut(&key) {
+            partition.placed = kept;
+        }
+        for read in &reads {
+            self.place(key, read.batch, read.base)?;
+        }
+        if let Some(partition) = self.partitions.get_mut(&key) {
+            partition
+                .placed
+                .values_mut()
+                .for_each(|placed| placed.seen = true);
+        }
+        // What was on its way when the broker went down is in the log by now, or never will be.
+        for sent in self.sent.values_mut().filter(|sent| sent.key == key) {
+            sent.pending = 0;
+        }
+        Ok(())
+    }
+
+    /// Power losses a partition went through.
+    pub fn power_losses(&self, key: &Key) -> u64 {
+        self.partitions.get(key).map_or(0, |p| p.power_losses)
+    }
+}

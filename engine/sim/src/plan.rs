@@ -1,0 +1,268 @@
+//! What a seed is: the broker, its topics, its clients, and how each of its processes ends.
+
+use corelog_runtime::sim::{CrashKind, CrashMoment, Device};
+use corelog_storage::flush_policy::FlushPolicy;
+
+use crate::chance::Chance;
+
+/// Client operations of a history, by default.
+pub const STEPS: u64 = 300;
+
+/// How one process of the broker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// kill -9 or power loss, after so many further changes of the disk (0 = at once).
+    Crash(CrashKind, u64),
+    /// As by SIGTERM.
+    Clean,
+}
+
+/// One process of the broker.
+#[derive(Debug, Clone, Copy)]
+pub struct Incarnation {
+    /// Client operations before its end is due.
+    pub steps: u64,
+    /// How it ends then.
+    pub ending: Ending,
+    /// A crash at this change of the disk of its start, on top.
+    pub crash_in_start: Option<(CrashKind, u64)>,
+}
+
+/// What the disk does to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskTrouble {
+    /// Short reads and writes only.
+    None,
+    /// Completions that take long.
+    Slow,
+    /// EIO of reads, writes and flushes.
+    Eio,
+    /// The file system fills up now and then.
+    Full,
+}
+
+/// What the network does to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetTrouble {
+    /// Delays alone.
+    None,
+    /// Connections are lost, frames are cut in half, peers are slow.
+    Lossy,
+}
+
+/// A topic.
+#[derive(Debug, Clone)]
+pub struct TopicPlan {
+    /// Its name.
+    pub name: String,
+    /// Partitions at first.
+    pub partitions: i32,
+    /// Flush policy at first.
+    pub policy: FlushPolicy,
+    /// `internal.segment.bytes`.
+    pub segment_bytes: u64,
+    /// It may be deleted and made again.
+    pub mortal: bool,
+}
+
+/// A producer.
+#[derive(Debug, Clone, Copy)]
+pub struct ProducerPlan {
+    /// It has a producer id and sequences.
+    pub idempotent: bool,
+    /// 0, 1 or -1.
+    pub acks: i16,
+    /// Requests in flight at most.
+    pub window: u64,
+    /// It sends again what had no answer.
+    pub retries: bool,
+    /// Longest pause between two rounds, µs.
+    pub pause_us_max: u64,
+    /// All its batches have this many bytes, whole blocks or parts of them, with one record each: where
+    /// one was cut off the log, another one fits, and what lies behind it begins where that ends.
+    pub uniform_bytes: Option<u64>,
+}
+
+/// A history.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its seed.
+    pub seed: u64,
+    /// Client operations in all.
+    pub steps: u64,
+    /// Shards of the broker.
+    pub shards: usize,
+    /// Topics; the first lives as long as the history.
+    pub topics: Vec<TopicPlan>,
+    /// Producers.
+    pub producers: Vec<ProducerPlan>,
+    /// Consumers without a group.
+    pub readers: u64,
+    /// Members of each group.
+    pub groups: Vec<u64>,
+    /// Processes, one after the other; after the last everything heals.
+    pub incarnations: Vec<Incarnation>,
+    /// Disk.
+    pub disk: DiskTrouble,
+    /// Network.
+    pub net: NetTrouble,
+    /// Device.
+    pub device: Device,
+    /// See `SimConfig`.
+    pub write_zeroes: bool,
+    /// See `SimConfig`.
+    pub ordered_names: bool,
+    /// See `SimConfig`.
+    pub crash_moment: CrashMoment,
+    /// `corelog.memory.bytes`.
+    pub memory_bytes: u64,
+    /// A bug to plant.
+    pub planted: Option<String>,
+}
+
+/// A policy by chance, each row of the flush table.
+pub fn policy(chance: &mut Chance) -> FlushPolicy {
+    let (messages, ms) = match chance.below(5) {
+        0 => (None, None),
+        1 => (Some(1), None),
+        2 => (Some(chance.between(2, 12)), None),
+        3 => (None, Some(chance.between(1, 60))),
+        _ => (Some(chance.between(1, 8)), Some(chance.between(1, 60))),
+    };
+    FlushPolicy { messages, ms }
+}
+
+fn topics(chance: &mut Chance) -> Vec<TopicPlan> {
+    let count = chance.between(1, 3);
+    let topic = |number: u64, chance: &mut Chance| TopicPlan {
+        name: format!("t{number}"),
+        partitions: chance.between(1, 3) as i32,
+        policy: policy(chance),
+        segment_bytes: chance.pick(&[4 << 10, 16 << 10, 64 << 10]),
+        mortal: number > 0,
+    };
+    (0..count).map(|number| topic(number, chance)).collect()
+}
+
+fn producer(uniform_bytes: Option<u64>, chance: &mut Chance) -> ProducerPlan {
+    let idempotent = chance.one_in(2);
+    let acks = if idempotent || !chance.one_in(4) {
+        chance.pick(&[1, -1])
+    } else {
+        0
+    };
+    ProducerPlan {
+        idempotent,
+        acks,
+        window: chance.between(1, 5),
+        retries: idempotent || (acks != 0 && chance.one_in(2)),
+        pause_us_max: chance.pick(&[100, 2_000, 30_000]),
+        uniform_bytes,
+    }
+}
+
+fn incarnations(steps: u64, chance: &mut Chance) -> Vec<Incarnation> {
+    let count = chance.between(2, 4);
+    let ending = |chance: &mut Chance| {
+        let writes = if chance.one_in(3) {
+            0
+        } else {
+            chance.between(1, 40)
+        };
+        match chance.below(7) {
+            0..3 => Ending::Crash(CrashKind::KillProcess, writes),
+            3..6 => Ending::Crash(CrashKind::PowerLoss, writes),
+            _ => Ending::Clean,
+        }
+    };
+    let one = |number: u64, chance: &mut Chance| Incarnation {
+        steps: match chance.below(3) {
+            0 => chance.between(1, 20),
+            _ => steps / count / 2 + chance.below(steps / count),
+        },
+        ending: ending(chance),
+        crash_in_start: (number > 0 && chance.one_in(5)).then(|| {
+            let kind = chance.pick(&[CrashKind::KillProcess, CrashKind::PowerLoss]);
+            (kind, chance.between(1, 60))
+        }),
+    };
+    (0..count).map(|number| one(number, chance)).collect()
+}
+
+/// One producer, one partition, batches of a block each, nothing flushed before it must be, and every
+/// other process dead after its first appends: what a cut leaves behind is not written over at once.
+fn narrow(plan: &mut Plan, chance: &mut Chance) {
+    plan.topics.truncate(1);
+    plan.topics[0].partitions = 1;
+    plan.topics[0].policy = FlushPolicy::default();
+    plan.topics[0].segment_bytes = 1 << 20;
+    plan.producers = vec![ProducerPlan {
+        idempotent: false,
+        acks: 1,
+        window: chance.between(1, 2),
+        retries: false,
+        pause_us_max: 100,
+        uniform_bytes: Some(4096),
+    }];
+    plan.disk = DiskTrouble::None;
+    plan.groups.clear();
+    plan.incarnations = (0..6)
+        .map(|number| Incarnation {
+            steps: if number % 2 == 0 {
+                chance.between(20, 60)
+            } else {
+                chance.between(1, 4)
+            },
+            ending: Ending::Crash(
+                if number % 2 == 0 || chance.one_in(2) {
+                    CrashKind::PowerLoss
+                } else {
+                    CrashKind::KillProcess
+                },
+                0,
+            ),
+            crash_in_start: None,
+        })
+        .collect();
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64, steps: u64) -> Plan {
+        let mut chance = Chance::new(seed, 1);
+        let mut plan = Plan::wide(seed, steps, &mut chance);
+        if chance.one_in(8) {
+            narrow(&mut plan, &mut chance);
+        }
+        plan
+    }
+
+    fn wide(seed: u64, steps: u64, chance: &mut Chance) -> Plan {
+        let uniform_bytes = chance.one_in(3).then(|| chance.pick(&[1024, 4096, 4096]));
+        Plan {
+            seed,
+            steps,
+            shards: chance.pick(&[1, 1, 2, 2, 3, 4]),
+            topics: topics(chance),
+            producers: (0..chance.between(2, 4))
+                .map(|_| producer(uniform_bytes, chance))
+                .collect(),
+            readers: chance.between(1, 2),
+            groups: (0..chance.below(3)).map(|_| chance.between(1, 3)).collect(),
+            incarnations: incarnations(steps, chance),
+            disk: match chance.below(20) {
+                0..9 => DiskTrouble::None,
+                9..13 => DiskTrouble::Slow,
+                13..16 => DiskTrouble::Eio,
+                _ => DiskTrouble::Full,
+            },
+            net: chance.pick(&[NetTrouble::None, NetTrouble::Lossy]),
+            device: chance.pick(&[Device::Fua, Device::FlushOnly]),
+            write_zeroes: chance.one_in(2),
+            ordered_names: chance.one_in(2),
+            crash_moment: chance.pick(&[CrashMoment::Before, CrashMoment::In, CrashMoment::After]),
+            memory_bytes: chance.pick(&[32 << 20, 64 << 20]),
+            planted: None,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Histories of the whole broker from fixed seeds. A seed that once failed is kept here by name.
+
+use corelog_sim::many::{self, Order};
+use corelog_sim::plan::STEPS;
+
+fn run(from: u64, seeds: u64) -> many::Report {
+    let order = Order {
+        from,
+        seeds,
+        until: None,
+        steps: STEPS,
+        jobs: 2,
+        violations_max: 1,
+        planted: None,
+    };
+    many::all(&order).expect("threads for the seeds")
+}
+
+/// Acknowledged records, offsets, commits, owners and answers over kill -9, power loss, full and
+/// failing disks, lost connections and members that die.
+#[test]
+fn r31_r32_r20_r11_r23_the_whole_broker_keeps_what_it_promised() {
+    let report = run(0, 40);
+    assert_eq!(report.violations, []);
+    for met in [
+        "crash: kill -9",
+        "crash: power loss",
+        "clean stop",
+        "log: recovery",
+        "group: offsets committed",
+        "net: connection reset",
+        "produce: sent again",
+    ] {
+        assert!(report.tally.count(met) > 0, "never met: {met}");
+    }
+}
+
+/// Same seed, same history, down to every completion.
+#[test]
+fn a_history_is_its_seed() {
+    for seed in [3, 4, 5] {
+        let one = many::one(seed, STEPS, None, None);
+        let other = many::one(seed, STEPS, None, None);
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!(one.turns, other.turns, "seed {seed}");
+        assert_ne!(
+            one.trace_hash,
+            many::one(seed + 100, STEPS, None, None).trace_hash
+        );
+    }
+}
