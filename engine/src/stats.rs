@@ -40,6 +40,12 @@ pub struct Stats {
     pub connections_accepted: Cell<u64>,
     /// Connections closed because what they sent was not acceptable.
     pub connections_refused: Cell<u64>,
+    /// Connections closed as they came, by a limit.
+    pub connections_over_limit: Cell<u64>,
+    /// Connections that came too fast and waited for their turn.
+    pub connections_muted: Cell<u64>,
+    /// Times a connection with more to do let the others go first.
+    pub connection_yields: Cell<u64>,
     /// Appends whose acknowledgement waited for a flush.
     pub flush_acks: Cell<u64>,
     stages: [Latency; Stage::ALL.len()],
@@ -58,6 +64,9 @@ impl Stats {
             connections: Cell::new(0),
             connections_accepted: Cell::new(0),
             connections_refused: Cell::new(0),
+            connections_over_limit: Cell::new(0),
+            connections_muted: Cell::new(0),
+            connection_yields: Cell::new(0),
             flush_acks: Cell::new(0),
             stages: Default::default(),
         }
@@ -173,6 +182,23 @@ impl Stats {
             connections: self.connections.get(),
             connections_accepted: self.connections_accepted.get(),
             connections_refused: self.connections_refused.get(),
+            others: vec![
+                (
+                    "corelog_connections_over_limit",
+                    "Connections closed as they came, by a limit.",
+                    self.connections_over_limit.get(),
+                ),
+                (
+                    "corelog_connections_muted",
+                    "Connections that came too fast and waited for their turn.",
+                    self.connections_muted.get(),
+                ),
+                (
+                    "corelog_connection_yields",
+                    "Times a connection with more to do let the others go first.",
+                    self.connection_yields.get(),
+                ),
+            ],
             produce_latency: self.stages[Stage::ProduceTotal as usize].summary(),
             fetch_latency: self.stages[Stage::FetchData as usize].summary(),
             stages: Stage::ALL

@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod config;
+pub mod connection_limits;
 pub mod fetch_session;
 pub mod group;
 pub mod metadata;

@@ -214,7 +214,16 @@ pub fn local_addr(socket: &SocketHandle) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// Sizes of the kernel's buffers of a socket in bytes; 0 = the kernel's own choice.
+/// Sizes of the kernel's buffers of a socket in bytes, as the kernel counts: send, receive.
+pub fn buffer_bytes(socket: &SocketHandle) -> io::Result<(usize, usize)> {
+    uring::with_fd(socket, |fd| {
+        let socket = SockRef::from(fd);
+        Ok((socket.send_buffer_size()?, socket.recv_buffer_size()?))
+    })
+}
+
+/// Sizes of the kernel's buffers of a socket in bytes; those of a listening socket go to the
+/// connections it takes. 0 = the kernel's own choice.
 pub fn set_buffer_bytes(socket: &SocketHandle, send: usize, receive: usize) -> io::Result<()> {
     uring::with_fd(socket, |fd| {
         let socket = SockRef::from(fd);

@@ -421,6 +421,11 @@ impl Semaphore {
         self.0.borrow().available
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.0.borrow().waiters.len()
+    }
+
     /// Waits for `permits`. A wish above what the semaphore ever holds waits for ever: the caller
     /// bounds it.
     pub fn acquire(&self, permits: usize) -> Acquire {

@@ -25,6 +25,25 @@ async fn pair(rt: &Rt) -> (SocketHandle, SocketHandle) {
 }
 
 #[test]
+fn accepted_sockets_have_the_buffers_of_their_listener() {
+    let rt = rt();
+    rt.block_on(async {
+        let (listener, to) = listen(loopback(), 16).expect("listen");
+        sockets::set_buffer_bytes(&listener, 20_000, 30_000).expect("set");
+        let inner = rt.clone();
+        let client = rt.spawn("client", async move { inner.connect(to).await });
+        let server = rt.accept(&listener).await.expect("accept");
+        // The kernel doubles what it is told.
+        assert_eq!(
+            sockets::buffer_bytes(&server).expect("sizes"),
+            (40_000, 60_000)
+        );
+        let client = client.await.expect("no panic").expect("connect");
+        assert_ne!(sockets::buffer_bytes(&client).expect("sizes").1, 60_000);
+    });
+}
+
+#[test]
 fn bytes_arrive_whole_and_in_order_in_both_directions() {
     let rt = rt();
     rt.block_on(async {

@@ -36,33 +36,51 @@ use corelog_net::error_code::ErrorCode;
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
-use corelog_runtime::sync::Permit;
 
 use super::{Connection, ErrorCodes, admin, delete_records, offsets};
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::groups;
+use crate::request_memory::Held;
 use crate::shard::Shard;
 use crate::shard::message::{Request, Response};
 
 /// The shard that hosts the controller.
 const CONTROLLER_SHARD: ShardId = ShardId(0);
 
+/// Bodies above this are decoded by a helper: small elements become many structs.
+const DECODE_HERE_BYTES_MAX: usize = 64 << 10;
+/// Longest body that names nothing, and so asks for all there is.
+const ALL_BODY_BYTES_MAX: usize = 8;
+/// Bytes that one partition takes in answers about all of them.
+const PARTITION_ANSWER_BYTES: usize = 96;
+
+/// Bytes that an answer about everything takes; that to a request that names what it wants is
+/// accounted for by the names.
+pub fn answer_bytes(shard: &Shard, frame: &RequestFrame) -> usize {
+    match frame.api {
+        ApiKey::Metadata | ApiKey::DescribeLogDirs if frame.body.len() <= ALL_BODY_BYTES_MAX => {
+            shard.partition_count() * PARTITION_ANSWER_BYTES
+        }
+        _ => 0,
+    }
+}
+
 /// Answers a request; the bytes are a whole frame. `None`: the connection is to be closed.
 ///
-/// `decoded` is the memory of the decoded request.
+/// `memory` is that of the decoded request; it comes back when the answer may be large too.
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     frame: &RequestFrame,
-    decoded: Permit,
-) -> Result<Option<Bytes>, WireError> {
+    memory: Held,
+) -> Result<Option<(Bytes, Option<Held>)>, WireError> {
     if frame.api == ApiKey::ApiVersions && !frame.api.serves(frame.version) {
         // KIP-511: a version from the future is told our range in the oldest form.
         let answer = ApiVersionsAnswer::default();
         let bytes = answer.encode_frame(frame.version, frame.correlation_id)?;
-        return Ok(Some(bytes.freeze()));
+        return Ok(Some((bytes.freeze(), None)));
     }
-    let request = ColdRequest::decode(frame.api, frame.version, &frame.body)?;
+    let request = decode(shard, frame).await?;
     match request {
         ColdRequest::FindCoordinator(_)
         | ColdRequest::JoinGroup(_)
@@ -75,12 +93,23 @@ pub async fn answer(
         | ColdRequest::ListGroups(_)
         | ColdRequest::DescribeGroups(_)
         | ColdRequest::DeleteGroups(_) => {
-            groups::answer(shard, connection, frame, request, decoded).await
+            let answer = groups::answer(shard, connection, frame, request, memory).await?;
+            Ok(answer.map(|answer| (answer, None)))
         }
-        request => of_metadata(shard, connection, frame, request)
-            .await
-            .map(Some),
+        request => {
+            let answer = of_metadata(shard, connection, frame, request).await?;
+            Ok(Some((answer, Some(memory))))
+        }
     }
+}
+
+async fn decode(shard: &Rc<Shard>, frame: &RequestFrame) -> Result<ColdRequest, WireError> {
+    if frame.body.len() <= DECODE_HERE_BYTES_MAX {
+        return ColdRequest::decode(frame.api, frame.version, &frame.body);
+    }
+    let (api, version, body) = (frame.api, frame.version, frame.body.clone());
+    let decode = move || ColdRequest::decode(api, version, &body);
+    shard.rt.blocking(decode).await
 }
 
 /// Answers what is asked of the metadata, or of the partitions of topics.

@@ -17,10 +17,11 @@ use corelog_net::fetch::{
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::{NO_TOPIC_ID, WireError, WireStr};
 use corelog_runtime::ShardId;
+use corelog_runtime::sync::Permit;
 use corelog_storage::log::FileRange;
 
 use super::sessions::{self, Fetch, Kind};
-use super::{Connection, peer};
+use super::{Connection, or_closing, peer};
 use crate::errors::{PartitionError, error_code};
 use crate::race::race;
 use crate::shard::Shard;
@@ -29,6 +30,15 @@ use crate::shard::read::read;
 
 /// Longest wait for data. Clients ask for half a second; one that asks for more asks again.
 const WAIT_MS_MAX: i32 = 60_000;
+
+/// Bytes in memory for a byte of the request: what names a partition in few bytes is a struct.
+const NAMED_FACTOR: usize = 10;
+/// Memory of one partition while a request is worked on: as asked, as found, as answered.
+const WORKING_BYTES: usize = 640;
+/// Memory of one partition while its fetch waits for data.
+const PARKED_BYTES: usize = 256;
+/// Partitions between two looks at the clock.
+const LOOK_UP_EVERY: usize = 64;
 
 /// Part of an answer whose bytes are looked up when the socket can take them.
 #[derive(Debug, Clone)]
@@ -48,26 +58,39 @@ struct Asked {
     answer: ReadAnswer,
 }
 
-/// Answers a Fetch request with header bytes and ranges.
+/// Answers a Fetch request with header bytes and ranges. `None`: the connection is to be closed.
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     frame: &RequestFrame,
-) -> Result<Vec<Part<RangeRef>>, WireError> {
+) -> Result<Option<Vec<Part<RangeRef>>>, WireError> {
+    let named = frame.body.len() * NAMED_FACTOR;
+    let Some(decoding) = working_memory(shard, connection, named).await else {
+        return Ok(None);
+    };
     let request = FetchRequest::decode(frame.version, &frame.body)?;
     let builder = ResponseBuilder::new(frame.version, frame.correlation_id)?;
     let fetch = match sessions::begin(shard, &request, frame.version) {
         Ok(fetch) => fetch,
-        Err(error) => return builder.build(refusal(shard, error, NO_SESSION)),
+        Err(error) => {
+            let refused = refusal(shard, error, NO_SESSION);
+            return builder.build(refused).map(Some);
+        }
     };
+    drop(decoding);
+    let partitions = fetch.planned.len();
     let max_wait_ms = request.max_wait_ms.clamp(0, WAIT_MS_MAX);
     let deadline = shard.rt.now() + Duration::from_millis(max_wait_ms as u64);
     let max_bytes = shard
         .config()
         .fetch_max_bytes
         .min(request.max_bytes.max(0) as usize);
-    let asked = loop {
-        let mut asked = resolve(&shard.image(), &fetch.planned, max_bytes);
+    let (asked, _memory) = loop {
+        let working = partitions * WORKING_BYTES;
+        let Some(memory) = working_memory(shard, connection, working).await else {
+            return Ok(None);
+        };
+        let mut asked = resolve(shard, &fetch.planned, max_bytes).await;
         read_all(shard, &mut asked).await;
         let total: usize = asked.iter().map(|a| a.answer.bytes).sum();
         let at_once = asked
@@ -81,11 +104,24 @@ pub async fn answer(
             || peer::is_closed(connection)
             || connection.closing.get()
         {
-            break asked;
+            break (asked, memory);
         }
-        wait_for_news(shard, connection, &asked, left).await;
+        // Nobody waits for data while holding what others wait for. Where the memory of waits is
+        // used up, the answer is what there is now.
+        let Some(_parked) = shard.request_memory.try_park(partitions * PARKED_BYTES) else {
+            break (asked, memory);
+        };
+        let seen = seen_by_owner(&asked);
+        drop((asked, memory));
+        wait_for_news(shard, connection, seen, left).await;
     };
-    builder.build(response(shard, &request, &fetch, asked, max_bytes))
+    let response = response(shard, &request, &fetch, asked, max_bytes).await;
+    builder.build(response).map(Some)
+}
+
+/// Memory to work on a request with; `None` once the connection is being closed.
+async fn working_memory(shard: &Shard, connection: &Connection, bytes: usize) -> Option<Permit> {
+    or_closing(connection, shard.request_memory.work(bytes)).await
 }
 
 fn refusal(shard: &Shard, error: ErrorCode, session_id: i32) -> FetchResponse<RangeRef> {
@@ -98,18 +134,27 @@ fn refusal(shard: &Shard, error: ErrorCode, session_id: i32) -> FetchResponse<Ra
     }
 }
 
-fn resolve(image: &Image, planned: &[Planned], max_bytes: usize) -> Vec<Asked> {
+async fn resolve(shard: &Shard, planned: &[Planned], max_bytes: usize) -> Vec<Asked> {
+    let image = shard.image();
     let mut asked = Vec::with_capacity(planned.len());
     let mut last: Option<(&TopicRef, Result<&Topic, PartitionError>)> = None;
-    for Planned { wanted, .. } in planned {
+    for (at, Planned { wanted, .. }) in planned.iter().enumerate() {
         let known = match last.take() {
             Some((topic, known)) if *topic == wanted.topic => known,
-            _ => find(image, &wanted.topic),
+            _ => find(&image, &wanted.topic),
         };
         asked.push(resolve_one(&known, wanted, max_bytes));
         last = Some((&wanted.topic, known));
+        look_up(shard, at).await;
     }
     asked
+}
+
+/// Lets others run when a request of very many partitions has taken its time.
+async fn look_up(shard: &Shard, at: usize) {
+    if at % LOOK_UP_EVERY == LOOK_UP_EVERY - 1 {
+        shard.rt.yield_if_needed().await;
+    }
 }
 
 fn find<'a>(image: &'a Image, topic: &TopicRef) -> Result<&'a Topic, PartitionError> {
@@ -163,11 +208,11 @@ async fn read_all(shard: &Rc<Shard>, asked: &mut [Asked]) {
         let items = places.iter().map(|&at| asked[at].item.clone()).collect();
         answers.push((shard.call(owner, Request::Read(items)), places));
     }
-    for ask in asked
-        .iter_mut()
-        .filter(|ask| ask.owner == own && ask.answer.error.is_none())
-    {
-        ask.answer = read(shard, &ask.item).await;
+    for (at, ask) in asked.iter_mut().enumerate() {
+        if ask.owner == own && ask.answer.error.is_none() {
+            ask.answer = read(shard, &ask.item).await;
+        }
+        look_up(shard, at).await;
     }
     for (answer, places) in answers {
         match answer.await {
@@ -185,22 +230,29 @@ async fn read_all(shard: &Rc<Shard>, asked: &mut [Asked]) {
     }
 }
 
-/// Leaves one waiter per owning shard and waits for the first to fire, the time to run out, or the
-/// client to go. The waiters of the other shards are called off. (A client that closed its sending
-/// end alone gets what there is, as if its time had run out: the two look the same from here.)
-async fn wait_for_news(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    asked: &[Asked],
-    left: Duration,
-) {
-    let mut by_owner: BTreeMap<ShardId, Vec<(PartitionKey, i64)>> = BTreeMap::new();
+/// Partitions by the shard that owns them, and the high watermark that was seen.
+type SeenByOwner = BTreeMap<ShardId, Vec<(PartitionKey, i64)>>;
+
+fn seen_by_owner(asked: &[Asked]) -> SeenByOwner {
+    let mut by_owner = SeenByOwner::new();
     for ask in asked {
         by_owner
             .entry(ask.owner)
             .or_default()
             .push((ask.item.key, ask.answer.high_watermark));
     }
+    by_owner
+}
+
+/// Leaves one waiter per owning shard and waits for the first to fire, the time to run out, or the
+/// client to go. The waiters of the other shards are called off. (A client that closed its sending
+/// end alone gets what there is, as if its time had run out: the two look the same from here.)
+async fn wait_for_news(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    by_owner: SeenByOwner,
+    left: Duration,
+) {
     let max_wait_ms = (left.as_micros() as u64).div_ceil(1000);
     let news = corelog_runtime::sync::Notify::new();
     let fired = news.notified();
@@ -245,7 +297,7 @@ impl Drop for CancelWaits {
 
 /// Trims the answers, in the order they are served, to the response's bound: the first partition
 /// with data keeps its first batch whole. A session is answered what is news to it.
-fn response(
+async fn response(
     shard: &Shard,
     request: &FetchRequest,
     fetch: &Fetch,
@@ -257,7 +309,8 @@ fn response(
     let mut found = Vec::with_capacity(asked.len());
     let mut topics: Vec<FetchTopicResponse<RangeRef>> = Vec::new();
     let mut last_topic = None;
-    for (ask, planned) in asked.iter().zip(&fetch.planned) {
+    for (at, (ask, planned)) in asked.iter().zip(&fetch.planned).enumerate() {
+        look_up(shard, at).await;
         let records = trim(ask, left, first);
         let taken: usize = records.iter().map(|range| range.len).sum();
         first &= taken == 0;

@@ -9,6 +9,7 @@ pub mod cold;
 pub mod delete_records;
 mod error_counts;
 pub mod fetch;
+pub mod log_lines;
 pub mod offsets;
 pub mod peer;
 pub mod produce;
@@ -16,10 +17,12 @@ pub mod reader;
 pub mod send;
 pub mod sessions;
 pub mod slots;
+pub mod turn;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,19 +35,24 @@ use corelog_core::Uuid;
 use corelog_core::metadata::image::{Image, Topic};
 use corelog_net::api::ApiKey;
 use corelog_net::cold::decode_charge_bytes;
+use corelog_net::fetch::Part;
 use corelog_net::frame::{FrameLimits, RequestFrame};
 use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::sync::Notify;
-use corelog_runtime::{Instant, Task};
+use corelog_runtime::{Instant, ShardId, Task};
 
 pub(crate) use self::error_counts::ErrorCodes;
+use self::fetch::RangeRef;
 use self::peer::PeerWatch;
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
 use self::slots::Slots;
+use self::turn::Turn;
 use crate::errors::PartitionError;
 use crate::latency::Stage;
+use crate::request_memory::{ConnectionMemory, Held, Progress, SMALL_BYTES_MAX};
 use crate::shard::Shard;
+use crate::shard::message::Request;
 use crate::stats::add;
 
 /// Produce requests one connection may have under way (Kafka's clients have 5).
@@ -62,10 +70,34 @@ pub struct Connections {
     changed: Notify,
 }
 
+/// A connection as it was accepted.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The socket.
+    pub socket: SocketHandle,
+    /// Name of the listener it came in by.
+    pub listener: Arc<str>,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Nothing is received before.
+    pub muted_until: Instant,
+}
+
+/// Where a socket's peer is; 0.0.0.0 when the socket is not connected any more.
+pub fn address(socket: &SocketHandle) -> IpAddr {
+    let peer = corelog_runtime::sockets::peer_addr(socket);
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip().to_canonical())
+}
+
 /// What the tasks of one connection share.
 pub struct Connection {
     socket: SocketHandle,
     listener: Arc<str>,
+    address: IpAddr,
+    /// Not read from before: throttled.
+    muted_until: Cell<Instant>,
+    /// What it may have of the shard's request memory.
+    memory: ConnectionMemory,
     slots: Slots,
     last_used: Cell<Instant>,
     closing: Cell<bool>,
@@ -78,11 +110,10 @@ impl Connection {
     /// The client's address, as Kafka writes it: `/127.0.0.1`.
     pub fn peer_host(&self) -> &str {
         self.peer_host.get_or_init(|| {
-            let address = corelog_runtime::sockets::peer_addr(&self.socket);
-            address.map_or_else(
-                |_| "/".to_owned(),
-                |a| format!("/{}", a.ip().to_canonical()),
-            )
+            if self.address.is_unspecified() {
+                return "/".to_owned();
+            }
+            format!("/{}", self.address)
         })
     }
 
@@ -99,6 +130,12 @@ impl Connection {
                 notified.await;
             }
         }
+    }
+
+    /// Reads no further request for so long, as Kafka does with clients that it throttles: the
+    /// answer has left, and a client that does not wait by itself waits here.
+    pub fn mute(&self, until: Instant) {
+        self.muted_until.set(self.muted_until.get().max(until));
     }
 
     /// Ends the connection: its socket is shut down, its tasks see that and leave.
@@ -123,9 +160,15 @@ enum End {
 }
 
 /// Serves a socket on this shard until it ends.
-pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
+pub fn serve(shard: &Rc<Shard>, arrival: Arrival) {
+    let Arrival {
+        socket,
+        listener,
+        address,
+        muted_until,
+    } = arrival;
     if shard.stopping.get() {
-        shard.load[usize::from(shard.id().0)].fetch_sub(1, Ordering::Relaxed);
+        gone(shard, address);
         return; // dropping the socket closes it
     }
     let id = shard.connections.next_id.get();
@@ -133,6 +176,9 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
     let connection = Rc::new(Connection {
         socket,
         listener,
+        address,
+        muted_until: Cell::new(shard.rt.now()),
+        memory: shard.request_memory.connection(),
         slots: Slots::new(),
         last_used: Cell::new(shard.rt.now()),
         closing: Cell::new(false),
@@ -140,6 +186,7 @@ pub fn serve(shard: &Rc<Shard>, socket: SocketHandle, listener: Arc<str>) {
         peer: PeerWatch::default(),
         peer_host: OnceCell::new(),
     });
+    connection.mute(muted_until);
     shard
         .connections
         .open
@@ -182,6 +229,12 @@ impl Drop for CloseOnPanic {
     }
 }
 
+/// A connection counts no longer.
+fn gone(shard: &Shard, address: IpAddr) {
+    shard.load[usize::from(shard.id().0)].fetch_sub(1, Ordering::Relaxed);
+    shard.cast(ShardId(0), Request::ConnectionEnded(address));
+}
+
 /// Takes the connection out of the books, and ends its writer, however its task ends, a panic
 /// included.
 struct Registered {
@@ -203,7 +256,7 @@ impl Drop for Registered {
             .stats
             .connections
             .set(shard.stats.connections.get() - 1);
-        shard.load[usize::from(shard.id().0)].fetch_sub(1, Ordering::Relaxed);
+        gone(shard, self.connection.address);
         shard.connections.changed.notify_all();
     }
 }
@@ -221,7 +274,10 @@ fn report(shard: &Shard, end: &End) {
         End::Malformed(error) => error.to_string(),
     };
     add(&shard.stats.connections_refused, 1);
-    tracing::info!(reason = refused, "closed a connection");
+    // What strangers send must not fill the log.
+    if let Some(left_out) = shard.refusals.line(shard.rt.now().0 / 1_000_000_000) {
+        tracing::info!(reason = refused, left_out, "closed a connection");
+    }
 }
 
 async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
@@ -230,13 +286,21 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
         ..FrameLimits::default()
     };
     let mut reader = FrameReader::new(&shard.rt, &connection.socket, limits);
+    let mut turn = Turn::default();
     loop {
+        let muted_until = connection.muted_until.get();
+        if muted_until > shard.rt.now() {
+            let muted = shard.rt.sleep_until(muted_until);
+            if or_closing(connection, muted).await.is_none() {
+                return End::Closing;
+            }
+        }
         // A client that does not read its answers is not read from either.
         let room = connection.slots.below(PRODUCES_UNDER_WAY_MAX);
         if or_closing(connection, room).await.is_none() {
             return End::Closing;
         }
-        let next = reader.next(&shard.request_memory);
+        let next = reader.next(&shard.request_memory, &connection.memory);
         let frame = match or_closing(connection, next).await {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
@@ -255,13 +319,19 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
             ApiKey::Fetch => shard.stats.stage(Stage::FetchReceive, frame.received_in),
             _ => {}
         }
+        let size = frame.prefix.size;
         if let Err(end) = handle_frame(shard, connection, frame).await {
             return end;
         }
         if connection.closing.get() {
             return End::Closing;
         }
-        shard.rt.yield_if_needed().await;
+        if turn.is_over_after(size) {
+            add(&shard.stats.connection_yields, 1);
+            shard.rt.yield_now().await;
+        } else {
+            shard.rt.yield_if_needed().await;
+        }
     }
 }
 
@@ -287,29 +357,92 @@ async fn handle_frame(
     // while holding what others wait for.
     drop(frame.permit);
     if request.api == ApiKey::Fetch {
-        let parts = fetch::answer(shard, connection, &request)
-            .await
-            .map_err(End::Malformed)?;
+        let answer = fetch::answer(shard, connection, &request).await;
+        let parts = answer.map_err(End::Malformed)?.ok_or(End::Closing)?;
         let answered = shard.rt.now();
         let waited = answered.saturating_duration_since(began);
         shard.stats.stage(Stage::FetchData, waited);
-        let sent = send::send(shard, connection, parts).await;
+        let sent = send_fetch(shard, connection, parts).await;
         let took = shard.rt.now().saturating_duration_since(answered);
         shard.stats.stage(Stage::FetchSend, took);
-        return sent.map_err(End::Send);
+        return sent;
     }
     // Structs take many times the bytes they came in.
-    let charge = decode_charge_bytes(request.body.len());
-    let decoded = or_closing(connection, shard.request_memory.acquire(charge))
-        .await
-        .ok_or(End::Closing)?;
-    let answer = cold::answer(shard, connection, &request, decoded)
+    let charge = decode_charge_bytes(request.body.len()) + cold::answer_bytes(shard, &request);
+    let memory = shard.request_memory.acquire(&connection.memory, charge);
+    let memory = or_closing(connection, memory).await.ok_or(End::Closing)?;
+    let (answer, memory) = cold::answer(shard, connection, &request, memory)
         .await
         .map_err(End::Malformed)?
         .ok_or(End::Closing)?;
-    let sent = shard.rt.send(&connection.socket, vec![answer], false).await;
-    connection.last_used.set(shard.rt.now());
-    sent.map_err(|error| End::Send(SendError::Io(error)))
+    send_cold(shard, connection, answer, memory).await
+}
+
+/// Sends the answer of a Fetch. Records weigh nothing while they wait; a large header keeps memory
+/// of the shard until all has left, and a client that does not take it is given up.
+async fn send_fetch(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    parts: Vec<Part<RangeRef>>,
+) -> Result<(), End> {
+    let header = parts.iter().map(|part| match part {
+        Part::Bytes(bytes) => bytes.len(),
+        Part::Records(..) => 0,
+    });
+    let size = header.sum();
+    let rt = &shard.rt;
+    let mut sending = pin!(send::send(shard, connection, parts));
+    if size <= SMALL_BYTES_MAX {
+        return sending.await.map_err(End::Send);
+    }
+    let memory = shard.request_memory.acquire(&connection.memory, size);
+    let _held = or_closing(connection, memory).await.ok_or(End::Closing)?;
+    connection.last_used.set(rt.now());
+    loop {
+        if let Some(sent) = rt.timeout(reader::LOOK_EVERY, &mut sending).await {
+            return sent.map_err(End::Send);
+        }
+        let still = rt
+            .now()
+            .saturating_duration_since(connection.last_used.get());
+        let progress = Progress {
+            elapsed: still,
+            still,
+            bytes: 0,
+        };
+        if progress.is_hopeless(shard.request_memory.is_contended(size)) {
+            return Err(End::Closing);
+        }
+    }
+}
+
+/// Sends the answer of a cold request. A large one keeps its memory until it has left, and leaves
+/// in pieces: a client that does not take them is given up.
+async fn send_cold(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    answer: Bytes,
+    memory: Option<Held>,
+) -> Result<(), End> {
+    let io = |error| End::Send(SendError::Io(error));
+    let rt = &shard.rt;
+    let size = answer.len();
+    if size <= SMALL_BYTES_MAX {
+        drop(memory);
+        let sent = rt.send(&connection.socket, vec![answer], false).await;
+        connection.last_used.set(rt.now());
+        return sent.map_err(io);
+    }
+    let began = rt.now();
+    for at in (0..size).step_by(send::CHUNK_BYTES) {
+        let end = size.min(at + send::CHUNK_BYTES);
+        let step = rt.send(&connection.socket, vec![answer.slice(at..end)], end < size);
+        let contended = || shard.request_memory.is_contended(size);
+        let sent = reader::patiently(rt, began, at, contended, step).await;
+        sent.ok_or(End::Closing)?.map_err(io)?;
+        connection.last_used.set(rt.now());
+    }
+    Ok(())
 }
 
 /// The future's output, or `None` once the connection is being closed.

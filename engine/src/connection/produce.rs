@@ -13,12 +13,12 @@ use corelog_net::produce::{
     ProduceTopic, ProduceTopicResponse, RecordError, TOPIC_ID_VERSION,
 };
 use corelog_net::wire::{WireError, WireStr};
-use corelog_runtime::sync::Permit;
 use corelog_runtime::{Instant, ShardId};
 
 use super::{CloseOnPanic, Connection, fill, find_topic, topic_id};
 use crate::errors::{PartitionError, error_code};
 use crate::latency::Stage;
+use crate::request_memory::Held;
 use crate::shard::Shard;
 use crate::shard::append::{admit, append};
 use crate::shard::message::{
@@ -49,7 +49,7 @@ pub fn start(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     frame: RequestFrame,
-    permit: Permit,
+    permit: Held,
     began: Instant,
 ) -> Result<(), WireError> {
     let request = ProduceRequest::decode(frame.version, &frame.body)?;

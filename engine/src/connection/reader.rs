@@ -2,24 +2,30 @@
 
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_net::frame::{FrameError, FrameLimits, FramePrefix, PREFIX_BYTES, SIZE_BYTES};
+use corelog_runtime::Instant;
 use corelog_runtime::Rt;
 use corelog_runtime::buf::AlignedBuf;
 use corelog_runtime::driver::SocketHandle;
-use corelog_runtime::sync::Permit;
 
-use crate::request_memory::RequestMemory;
+use crate::request_memory::{ConnectionMemory, Held, Progress, RequestMemory};
 
 /// Bytes received ahead of the frame being read. A frame that fits is copied out of here; a larger
 /// one gets memory of its own, into which the socket is read directly.
 const BUFFER_BYTES: usize = 16 << 10;
-/// Longest stand-still inside a frame: memory was taken for all of it, and others wait for that.
-const BODY_PROGRESS_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a large frame that must come within [`BODY_PROGRESS_MAX`].
+/// How often a client is judged that stands still inside a frame.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a large frame that are received at once.
 const BODY_STEP_BYTES: usize = 1 << 20;
+/// Room that a body gets at first, however large it says it is, and how it grows.
+const BODY_FIRST_BYTES: usize = 4 << 20;
+const BODY_GROWTH: usize = 4;
+/// Bytes copied between two looks at the clock.
+const COPY_STEP_BYTES: usize = 256 << 10;
 /// What must be there to judge a frame.
 const HEAD_BYTES: usize = SIZE_BYTES + PREFIX_BYTES;
 
@@ -51,7 +57,7 @@ pub struct Frame {
     /// The frame without its size field.
     pub bytes: Bytes,
     /// Its share of the shard's request memory; given back on drop.
-    pub permit: Permit,
+    pub permit: Held,
     /// Time from its head to its last byte, waiting for memory included.
     pub received_in: Duration,
 }
@@ -80,8 +86,13 @@ impl FrameReader {
         }
     }
 
-    /// The next frame. Its memory is taken from `memory` before its body is read.
-    pub async fn next(&mut self, memory: &RequestMemory) -> Result<Frame, ReadFrameError> {
+    /// The next frame. Its memory is taken before its body is read; a frame that fits the buffer,
+    /// which is there anyway, is received first, so that who stops inside it holds nothing.
+    pub async fn next(
+        &mut self,
+        memory: &RequestMemory,
+        own: &ConnectionMemory,
+    ) -> Result<Frame, ReadFrameError> {
         while self.end - self.start < HEAD_BYTES {
             let fresh = self.start == self.end;
             if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
@@ -97,11 +108,15 @@ impl FrameReader {
             .expect("enough was received");
         let prefix = FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)?;
         let began = self.rt.now();
-        let permit = memory.acquire(prefix.size).await;
-        let bytes = if SIZE_BYTES + prefix.size <= BUFFER_BYTES {
-            self.small_body(prefix.size).await?
+        let fits = SIZE_BYTES + prefix.size <= BUFFER_BYTES;
+        if fits {
+            self.receive_small(prefix.size).await?;
+        }
+        let permit = memory.acquire(own, prefix.size).await;
+        let bytes = if fits {
+            self.take_small(prefix.size)
         } else {
-            self.large_body(prefix.size).await?
+            self.large_body(prefix.size, memory).await?
         };
         Ok(Frame {
             prefix,
@@ -138,33 +153,46 @@ impl FrameReader {
         result
     }
 
-    async fn small_body(&mut self, size: usize) -> Result<Bytes, ReadFrameError> {
+    async fn receive_small(&mut self, size: usize) -> Result<(), ReadFrameError> {
         while self.end - self.start < SIZE_BYTES + size {
-            let rt = self.rt.clone();
-            match rt.timeout(BODY_PROGRESS_MAX, self.fill()).await {
-                Some(Ok(0)) => return Err(broken()),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(ReadFrameError::Broken(error)),
-                None => return Err(stalled()),
+            // A client that stops here is idle, and closed as such.
+            if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
+                return Err(broken());
             }
         }
-        let frame = Bytes::copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + size]);
-        self.start += SIZE_BYTES + size;
-        Ok(frame)
+        Ok(())
     }
 
-    async fn large_body(&mut self, size: usize) -> Result<Bytes, ReadFrameError> {
-        let mut body = self.rt.pool().get(size);
+    fn take_small(&mut self, size: usize) -> Bytes {
+        let frame = Bytes::copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + size]);
+        self.start += SIZE_BYTES + size;
+        frame
+    }
+
+    async fn large_body(
+        &mut self,
+        size: usize,
+        memory: &RequestMemory,
+    ) -> Result<Bytes, ReadFrameError> {
+        let began = self.rt.now();
+        // Room for all of it comes with its bytes, not with its announcement.
+        let mut room = size.min(BODY_FIRST_BYTES);
+        let mut body = self.rt.pool().get(room);
         let there = (self.end - self.start - SIZE_BYTES).min(size);
         body.as_mut_slice()[..there]
             .copy_from_slice(&self.received()[SIZE_BYTES..SIZE_BYTES + there]);
         self.start += SIZE_BYTES + there;
         let mut filled = there;
         while filled < size {
-            let step = (size - filled).min(BODY_STEP_BYTES);
+            if filled == room {
+                room = size.min(room * BODY_GROWTH);
+                body = self.grown(body, filled, room).await;
+            }
+            let step = (room - filled).min(BODY_STEP_BYTES);
             let receive = self.rt.recv(&self.socket, body, filled, step, true);
+            let contended = || memory.is_contended(size);
             // A receive that is given up loses what it got: the connection ends then.
-            let received = self.rt.timeout(BODY_PROGRESS_MAX, receive).await;
+            let received = patiently(&self.rt, began, filled, contended, receive).await;
             let (result, back) = received.ok_or_else(stalled)?;
             body = back;
             match result.map_err(ReadFrameError::Broken)? {
@@ -174,6 +202,44 @@ impl FrameReader {
         }
         body.set_len(size);
         Ok(body.freeze())
+    }
+
+    /// A larger buffer with the first `filled` bytes of this one.
+    async fn grown(&self, mut body: AlignedBuf, filled: usize, room: usize) -> AlignedBuf {
+        let mut larger = self.rt.pool().get(room);
+        body.set_len(filled);
+        for at in (0..filled).step_by(COPY_STEP_BYTES) {
+            let end = filled.min(at + COPY_STEP_BYTES);
+            larger.as_mut_slice()[at..end].copy_from_slice(&body.as_slice()[at..end]);
+            self.rt.yield_if_needed().await;
+        }
+        larger
+    }
+}
+
+/// The future's output, or `None` once the client is given up.
+pub async fn patiently<T>(
+    rt: &Rt,
+    began: Instant,
+    bytes: usize,
+    contended: impl Fn() -> bool,
+    step: impl Future<Output = T>,
+) -> Option<T> {
+    let mut step = pin!(step);
+    let step_began = rt.now();
+    loop {
+        if let Some(done) = rt.timeout(LOOK_EVERY, &mut step).await {
+            return Some(done);
+        }
+        let now = rt.now();
+        let progress = Progress {
+            elapsed: now.saturating_duration_since(began),
+            still: now.saturating_duration_since(step_began),
+            bytes,
+        };
+        if progress.is_hopeless(contended()) {
+            return None;
+        }
     }
 }
 

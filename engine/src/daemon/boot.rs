@@ -2,12 +2,15 @@
 //! log, the logs of all shards, and only then the listeners.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use corelog_core::config::StorageIo;
+use corelog_core::connection_limits::ConnectionTerms;
 use corelog_core::metadata::{
     BrokerEndpoint, BrokerRegistration, Image, encode_records, register_broker,
 };
@@ -19,6 +22,7 @@ use corelog_storage::shard::{ShardStorage, StorageLimits};
 
 use super::start_state::StartState;
 use super::{Ready, Shared, background};
+use crate::connection::Arrival;
 use crate::controller::{Controller, apply, random_uuid};
 use crate::metadata_log::local::LocalLog;
 use crate::metadata_log::{AppliedContent, MetadataLog, Proposed};
@@ -26,6 +30,10 @@ use crate::shard::apply::rename_to_stray;
 use crate::shard::message::{Request, Response};
 use crate::shard::sink::DirectorySink;
 use crate::shard::{Shard, ShardParts, handle};
+use crate::stats::add;
+
+/// Longest time that an accepted connection waits for its turn; those after it are not accepted.
+const MUTED_MAX: Duration = Duration::from_secs(1);
 
 /// A listening socket, bound before the shards start, and its listener's name.
 #[derive(Clone)]
@@ -246,22 +254,55 @@ async fn register(
 /// Accepts connections and hands each, before anything is received, to the shard with the fewest.
 async fn accept(shard: Rc<Shard>, bound: Bound, descriptors: usize) {
     while !shard.stopping.get() {
-        let accepted = shard.rt.accept(&bound.socket).await;
-        let most = descriptors.min(shard.config().max_connections as usize);
-        match accepted {
-            Ok(_) if open_connections(&shard) >= most => {} // dropped, and so closed
+        match shard.rt.accept(&bound.socket).await {
             Ok(socket) => {
+                let address = crate::connection::address(&socket);
+                let Some(muted) = admit(&shard, address, descriptors) else {
+                    continue; // dropped, and so closed
+                };
+                let muted_until = shard.rt.now() + muted;
+                // Too many that wait for their turn: the rest waits where it costs nothing.
+                if muted > MUTED_MAX {
+                    shard.rt.sleep(muted - MUTED_MAX).await;
+                }
                 let (to, load) = least_loaded(&shard);
                 load.fetch_add(1, Ordering::Relaxed);
-                shard.cast(
-                    ShardId(to as u16),
-                    Request::Adopt(socket, Arc::clone(&bound.name)),
-                );
+                let arrival = Arrival {
+                    socket,
+                    listener: Arc::clone(&bound.name),
+                    address,
+                    muted_until,
+                };
+                shard.cast(ShardId(to as u16), Request::Adopt(Box::new(arrival)));
             }
             Err(error) => {
                 tracing::warn!(%error, listener = %bound.name, "accept failed");
                 shard.rt.sleep(std::time::Duration::from_millis(100)).await;
             }
+        }
+    }
+}
+
+/// Takes a connection into the books: how long it is not to be served. `None`: it is one too many.
+fn admit(shard: &Shard, address: IpAddr, descriptors: usize) -> Option<Duration> {
+    let config = shard.config();
+    let terms = ConnectionTerms {
+        max: descriptors.min(config.max_connections as usize),
+        max_per_address: config.max_connections_per_ip,
+        overrides: &config.max_connections_per_ip_overrides,
+        rate_per_s: config.max_connection_creation_rate,
+    };
+    let now_us = shard.rt.now().0 / 1000;
+    let mut limits = shard.connection_limits.borrow_mut();
+    match limits.admit(address, open_connections(shard), &terms, now_us) {
+        Ok(wait_us) => {
+            let waits = u64::from(wait_us > 0);
+            add(&shard.stats.connections_muted, waits);
+            Some(Duration::from_micros(wait_us))
+        }
+        Err(_) => {
+            add(&shard.stats.connections_over_limit, 1);
+            None
         }
     }
 }

@@ -360,6 +360,11 @@ fn bind(config: &BrokerConfig) -> Result<(Vec<Bound>, Vec<NamedAddress>), StartE
             .max(1);
         let opened = listen_patiently(address, backlog);
         let (socket, address) = opened.map_err(|e| cannot_listen("listeners", address, &e))?;
+        // Connections have those of the socket they come in by.
+        let send = config.socket_send_buffer_bytes.unwrap_or(0);
+        let receive = config.socket_receive_buffer_bytes.unwrap_or(0);
+        corelog_runtime::sockets::set_buffer_bytes(&socket, send, receive)
+            .map_err(|e| cannot_listen("listeners", address, &e))?;
         bound.push(Bound {
             name: Arc::from(listener.name.as_str()),
             socket,

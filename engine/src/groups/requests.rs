@@ -19,11 +19,11 @@ use corelog_net::cold::{ColdMessage, ColdRequest, encode_response};
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
-use corelog_runtime::sync::Permit;
 use kacrab_protocol::generated::ErrorCode;
 
 use super::{find, offsets, several};
 use crate::connection::{Connection, ErrorCodes, peer};
+use crate::request_memory::Held;
 use crate::shard::Shard;
 use crate::shard::message::{GroupCall, Request as Message, Response as Answer};
 
@@ -55,7 +55,7 @@ pub async fn answer(
     connection: &Rc<Connection>,
     frame: &RequestFrame,
     request: ColdRequest,
-    decoded: Permit,
+    decoded: Held,
 ) -> Result<Option<Bytes>, WireError> {
     let asker = Asker {
         shard,
@@ -88,7 +88,7 @@ pub async fn answer(
 async fn join(
     asker: Asker<'_>,
     request: JoinGroupRequestData,
-    decoded: Permit,
+    decoded: Held,
 ) -> Result<JoinGroupResponseData, Gone> {
     let refused = (request.protocols.len() > PROTOCOLS_MAX).then_some(ErrorCode::InvalidRequest);
     let group_id = request.group_id.clone();
@@ -104,7 +104,7 @@ async fn join(
 async fn sync(
     asker: Asker<'_>,
     request: SyncGroupRequestData,
-    decoded: Permit,
+    decoded: Held,
 ) -> Result<SyncGroupResponseData, Gone> {
     let group_id = request.group_id.clone();
     let version = asker.frame.version;
@@ -177,7 +177,7 @@ impl<'a> Asker<'a> {
         group_id: &str,
         request: Request,
         refused: Option<ErrorCode>,
-        decoded: Permit,
+        decoded: Held,
     ) -> Result<Response, Gone> {
         if let Some(code) = refused {
             return Ok(error_response(&request, code));

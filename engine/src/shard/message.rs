@@ -1,5 +1,6 @@
 //! What shards say to each other: each request is answered once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,10 +8,10 @@ use corelog_core::Uuid;
 use corelog_core::api::LogSize;
 use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::image::Image;
-use corelog_runtime::driver::SocketHandle;
 use corelog_storage::log::FileRange;
 use corelog_storage::producer_state::ActiveProducer;
 
+use crate::connection::Arrival;
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::daemon::start_state::StartState;
 use crate::errors::PartitionError;
@@ -223,8 +224,10 @@ pub enum Request {
         /// [`GroupCall::id`].
         id: u64,
     },
-    /// Serve this connection of the named listener; nothing was received on it yet.
-    Adopt(SocketHandle, Arc<str>),
+    /// Serve this connection; nothing was received on it yet.
+    Adopt(Box<Arrival>),
+    /// A connection of this address has ended (shard 0).
+    ConnectionEnded(IpAddr),
     /// What the daemon does with a shard.
     Operate(Operation),
     /// A copy of the counters.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use corelog_core::api::LogSize;
 use corelog_core::config::BrokerConfig;
+use corelog_core::connection_limits::ConnectionLimits;
 use corelog_core::fetch_session::{CacheLimits, SessionCache};
 use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
@@ -85,6 +86,10 @@ pub struct Shard {
     pub fetch_sessions: RefCell<SessionCache>,
     /// Taken before a batch is decompressed or compressed.
     pub codec_memory: CodecMemory,
+    /// Log lines about connections that were refused.
+    pub(crate) refusals: crate::connection::log_lines::LogLines,
+    /// Connections by address, on shard 0.
+    pub(crate) connection_limits: RefCell<ConnectionLimits>,
     /// Connections served here.
     pub connections: Connections,
     /// Set on shard 0 once the metadata log is open.
@@ -111,6 +116,7 @@ pub struct Shard {
     pub groups: Groups,
     partitions: RefCell<BTreeMap<PartitionKey, Rc<Partition>>>,
     image: RefCell<Arc<Image>>,
+    partition_count: Cell<usize>,
     mesh: RefCell<Option<Mesh<Request, Response>>>,
     next_wait: Cell<u64>,
 }
@@ -130,6 +136,8 @@ impl Shard {
             request_memory: RequestMemory::new(parts.request_bytes_max),
             fetch_sessions: RefCell::new(SessionCache::new(session_limits)),
             codec_memory: CodecMemory::new(parts.request_bytes_max / 8),
+            refusals: crate::connection::log_lines::LogLines::default(),
+            connection_limits: RefCell::default(),
             connections: Connections::default(),
             controller: RefCell::new(None),
             waits: RefCell::default(),
@@ -144,6 +152,7 @@ impl Shard {
             producer_ids: ProducerIds::default(),
             partitions: RefCell::default(),
             image: RefCell::new(Arc::new(Image::new())),
+            partition_count: Cell::new(0),
             mesh: RefCell::new(None),
             next_wait: Cell::new(0),
         })
@@ -232,7 +241,14 @@ impl Shard {
         Arc::clone(&self.image.borrow())
     }
 
+    /// Partitions in the metadata.
+    pub fn partition_count(&self) -> usize {
+        self.partition_count.get()
+    }
+
     pub(crate) fn set_image(&self, image: Arc<Image>) {
+        let partitions = image.topics().map(|topic| topic.partitions.len()).sum();
+        self.partition_count.set(partitions);
         *self.image.borrow_mut() = image;
     }
 
@@ -319,6 +335,7 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             let mut answers = Vec::with_capacity(items.len());
             for item in &items {
                 answers.push(read::read(&shard, item).await);
+                shard.rt.yield_if_needed().await;
             }
             Response::Read(answers)
         }),
@@ -386,8 +403,12 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             groups::cancel(shard, partition, id);
             reply.send(Response::Done);
         }
-        Request::Adopt(socket, listener) => {
-            crate::connection::serve(shard, socket, listener);
+        Request::Adopt(arrival) => {
+            crate::connection::serve(shard, *arrival);
+            reply.send(Response::Done);
+        }
+        Request::ConnectionEnded(address) => {
+            shard.connection_limits.borrow_mut().end(address);
             reply.send(Response::Done);
         }
         Request::Stats => answer(shard, "stats", reply, |shard| async move {

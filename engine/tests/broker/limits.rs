@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Barrier};
 
+use corelog_net::cold::messages::metadata_request::MetadataRequestData;
+use corelog_net::error_code::ErrorCode;
 use corelog_record::codec::Codec;
 use corelog_runtime::blocking;
 
@@ -117,4 +119,73 @@ fn r20_a_thousand_connections_with_large_requests_stay_within_the_memory() {
     }
     let peak = broker.peak_rss_kib();
     assert!(peak < RSS_KIB_MAX, "{peak} KiB");
+}
+
+#[test]
+fn r20_max_connections_per_ip_and_its_overrides_are_kept() {
+    let dir = DataDir::new("r20-per-ip");
+    let broker = dir.start_with(2, &["max.connections.per.ip=2"]);
+    let mut open: Vec<_> = (0..2).map(|_| broker.connect()).collect();
+    for client in &mut open {
+        client.metadata(None, false);
+    }
+    assert!(broker.connect().closes(), "one too many");
+    assert_eq!(
+        broker.metric("corelog_connections_over_limit_total", &[]),
+        1
+    );
+    let key = "max.connections.per.ip.overrides";
+    let (refused, why) = open[0].alter_config(BROKER, "", key, Some("localhost:9"));
+    assert_eq!(refused, ErrorCode::InvalidConfig, "{why}");
+    open[0].set_config(BROKER, "", key, "10.1.1.1:1,127.0.0.1:4");
+    for _ in 0..2 {
+        let mut client = broker.connect();
+        client.metadata(None, false);
+        open.push(client);
+    }
+    assert!(broker.connect().closes(), "one too many");
+    open.pop();
+    poll("room for another", || {
+        let mut client = broker.connect();
+        // It may be closed before it has sent anything.
+        let sent = client.try_send(12, &MetadataRequestData::default()).ok()?;
+        client.try_answer(sent).map(drop)
+    });
+}
+
+#[test]
+fn r20_connections_above_the_creation_rate_wait_for_their_turn() {
+    let dir = DataDir::new("r20-rate");
+    let broker = dir.start_with(2, &["max.connection.creation.rate=2"]);
+    let mut waiting: Vec<_> = (0..8).map(|_| broker.connect()).collect();
+    let request = MetadataRequestData::default();
+    let sent: Vec<_> = waiting.iter_mut().map(|c| c.send(12, &request)).collect();
+    for (client, sent) in waiting.iter_mut().zip(sent) {
+        client.answer(sent);
+    }
+    assert!(broker.metric("corelog_connections_muted_total", &[]) > 0);
+    assert_eq!(
+        broker.metric("corelog_connections_over_limit_total", &[]),
+        0
+    );
+}
+
+#[test]
+fn r20_a_connection_with_many_requests_lets_the_others_go_first() {
+    const REQUESTS: usize = 640;
+    let dir = DataDir::new("r20-turns");
+    let broker = dir.start(1);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    let before = broker.metric("corelog_connection_yields_total", &[]);
+    let request = produce_request("t", 0, 1, text_batch(&["x"]));
+    let sent: Vec<_> = (0..REQUESTS)
+        .map(|_| client.send_produce(BY_NAME, &request))
+        .collect();
+    for (offset, sent) in (0..).zip(sent) {
+        let answer = client.produced(sent);
+        assert_eq!(answer.topics[0].partitions[0].base_offset, offset);
+    }
+    let yields = broker.metric("corelog_connection_yields_total", &[]) - before;
+    assert!(yields >= REQUESTS as u64 / 32, "{yields}");
 }

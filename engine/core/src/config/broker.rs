@@ -1,6 +1,7 @@
 //! The checked configuration of one broker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::error::{ConfigError, Place, Warning};
 use super::keys::{broker_key, broker_keys};
@@ -10,6 +11,7 @@ use super::listeners::{
 };
 use super::properties::parse_properties;
 use super::value::{Value, split_list};
+use crate::connection_limits::parse_overrides;
 use crate::group::GroupSettings;
 use crate::metadata::ConfigMap;
 
@@ -103,6 +105,12 @@ pub struct BrokerConfig {
     pub connections_max_idle_ms: Option<u64>,
     /// `max.connections`.
     pub max_connections: u32,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: u32,
+    /// `max.connections.per.ip.overrides`.
+    pub max_connections_per_ip_overrides: BTreeMap<IpAddr, u32>,
+    /// `max.connection.creation.rate`; `None` = no limit.
+    pub max_connection_creation_rate: Option<u32>,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
     /// `max.incremental.fetch.session.cache.slots`.
@@ -343,6 +351,9 @@ impl BrokerConfig {
             socket_listen_backlog_size: 0,
             connections_max_idle_ms: None,
             max_connections: 0,
+            max_connections_per_ip: 0,
+            max_connections_per_ip_overrides: BTreeMap::new(),
+            max_connection_creation_rate: None,
             fetch_max_bytes: 0,
             max_fetch_sessions: 0,
             max_request_partition_size_limit: 0,
@@ -476,6 +487,13 @@ impl BrokerConfig {
         self.socket_listen_backlog_size = self.integer("socket.listen.backlog.size")?;
         self.connections_max_idle_ms = self.optional_integer("connections.max.idle.ms")?;
         self.max_connections = self.integer("max.connections")?;
+        self.max_connections_per_ip = self.integer("max.connections.per.ip")?;
+        let overrides = "max.connections.per.ip.overrides";
+        self.max_connections_per_ip_overrides =
+            parse_overrides(self.value(overrides).unwrap_or(""))
+                .map_err(|reason| self.error(overrides, reason))?;
+        let rate: u32 = self.integer("max.connection.creation.rate")?;
+        self.max_connection_creation_rate = Some(rate).filter(|rate| *rate < i32::MAX as u32);
         self.fetch_max_bytes = self.integer("fetch.max.bytes")?;
         self.max_fetch_sessions = self.integer("max.incremental.fetch.session.cache.slots")?;
         self.max_request_partition_size_limit = self.integer("max.request.partition.size.limit")?;

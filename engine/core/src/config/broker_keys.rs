@@ -34,14 +34,14 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("Idle time after which a connection is closed; negative is never."),
     int("fetch.max.bytes", "57671680").bytes().min(1024).used()
         .doc("Largest answer to one Fetch."),
-    int("max.connection.creation.rate", INT_MAX).min(0).cluster_wide()
-        .doc("Connections accepted per second."),
+    int("max.connection.creation.rate", INT_MAX).min(0).cluster_wide().used()
+        .doc("New connections served per second; more wait for their turn."),
     int("max.connections", INT_MAX).min(0).cluster_wide().used()
         .doc("Connections open at once."),
-    int("max.connections.per.ip", INT_MAX).min(0).cluster_wide()
+    int("max.connections.per.ip", INT_MAX).min(0).cluster_wide().used()
         .doc("Connections open at once from one address."),
-    string("max.connections.per.ip.overrides", "").cluster_wide()
-        .doc("Other limits for single addresses, as host:limit."),
+    string("max.connections.per.ip.overrides", "").bounds(Bounds::AddressLimits).cluster_wide().used()
+        .doc("Other limits for single addresses, as address:limit; names are not resolved."),
     int("max.incremental.fetch.session.cache.slots", "1000").min(0).used()
         .doc("Fetch sessions kept, shared equally by the shards."),
     int("max.request.partition.size.limit", "2000").min(1).used()
@@ -58,12 +58,12 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("How long the broker waits for another broker's answer."),
     int("socket.listen.backlog.size", "50").min(1).used()
         .doc("Connections the kernel queues before they are accepted."),
-    int("socket.receive.buffer.bytes", "102400").bytes().min(-1)
-        .doc("SO_RCVBUF of connections; -1 leaves it to the kernel."),
+    int("socket.receive.buffer.bytes", "-1").bytes().min(-1).used()
+        .doc("SO_RCVBUF of connections; -1 leaves it to the kernel, which lets it grow as needed (Kafka's default is 102400)."),
     int("socket.request.max.bytes", "104857600").bytes().min(1).used()
         .doc("Largest request."),
-    int("socket.send.buffer.bytes", "102400").bytes().min(-1)
-        .doc("SO_SNDBUF of connections; -1 leaves it to the kernel."),
+    int("socket.send.buffer.bytes", "-1").bytes().min(-1).used()
+        .doc("SO_SNDBUF of connections; -1 leaves it to the kernel, which lets it grow as needed (Kafka's default is 102400)."),
 
     // Topics.
     boolean("auto.create.topics.enable", "true").used()

@@ -75,6 +75,7 @@ fn bounds(bounds: &Bounds) -> String {
         Bounds::EachOf(values) => format!("any of {}", values.join(", ")),
         Bounds::NotEmpty => "not empty".to_owned(),
         Bounds::ThrottledReplicas => "`*` or partition:broker".to_owned(),
+        Bounds::AddressLimits => "address:limit, ...".to_owned(),
         Bounds::MinusOneOr { min, max } => format!("-1, or {min} to {max}"),
     }
 }

@@ -119,6 +119,8 @@ pub enum Bounds {
     NotEmpty,
     /// `*`, or elements `partition:broker`.
     ThrottledReplicas,
+    /// Elements `address:limit`.
+    AddressLimits,
     /// -1 or a range: compression levels that keep a default at -1.
     MinusOneOr {
         /// Least.

@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::keys::{Bounds, ConfigKey, Dynamic, ValueType, broker_key, topic_key};
+use crate::connection_limits::parse_overrides;
 
 /// Longest value: what every version of DescribeConfigs can carry.
 const MAX_VALUE_BYTES: usize = 32_767;
@@ -154,6 +155,7 @@ fn check(name: &str, bounds: &Bounds, value: &Value) -> Result<(), String> {
             Err("Value must not be empty".to_owned())
         }
         (Bounds::ThrottledReplicas, Value::List(items)) => check_throttled(name, items),
+        (Bounds::AddressLimits, Value::Text(text)) => parse_overrides(text).map(drop),
         _ => Ok(()),
     }
 }

@@ -24,6 +24,9 @@ pub struct CacheLimits {
     pub shards: u16,
 }
 
+/// Partitions of one session: more are answered without one. Each request goes through them all.
+const PARTITIONS_MAX: usize = 16_384;
+
 /// Rank of a session among those that may have to go: the first goes first.
 type Rank = (bool, usize, i32);
 
@@ -128,7 +131,8 @@ impl SessionCache {
         session.last_used_ms = now_ms;
         let (privileged, size) = (session.privileged, session.len());
         // It has grown: others may have to go, by the same rules as for a new one.
-        if !self.make_room(privileged, size, session.bytes(), now_ms) {
+        let fits = size <= PARTITIONS_MAX;
+        if !fits || !self.make_room(privileged, size, session.bytes(), now_ms) {
             self.evictions += 1;
             return Plan::IdNotFound;
         }
@@ -154,7 +158,7 @@ impl SessionCache {
         now_ms: i64,
     ) -> i32 {
         let size = answered.len();
-        if size == 0 {
+        if size == 0 || size > PARTITIONS_MAX {
             return NO_SESSION;
         }
         let names = answered

@@ -60,13 +60,7 @@ fn partitions(count: i32) -> Vec<(Wanted, Found)> {
 
 fn open(cache: &mut SessionCache, count: i32, now_ms: i64) -> i32 {
     let random = now_ms as u64 * 1000 + count as u64;
-    cache.create(
-        false,
-        false,
-        partitions(count).into_iter(),
-        random,
-        now_ms,
-    )
+    cache.create(false, false, partitions(count).into_iter(), random, now_ms)
 }
 
 /// The next request of a session; its partitions, and whether `found` is news to each.

@@ -65,10 +65,15 @@ impl Connection {
 
     /// Sends a request.
     pub fn send<T: ColdCall>(&mut self, version: i16, request: &T) -> Sent {
+        self.try_send(version, request).unwrap()
+    }
+
+    /// Sends a request; an error when the peer is gone.
+    pub fn try_send<T: ColdCall>(&mut self, version: i16, request: &T) -> std::io::Result<Sent> {
         let sent = self.next(T::API, version);
         let frame = encode_request(version, sent.correlation_id, CLIENT_ID, request).unwrap();
-        self.send_bytes(&frame).unwrap();
-        sent
+        self.send_bytes(&frame)?;
+        Ok(sent)
     }
 
     /// Sends a Produce request; an error when the peer is gone.
