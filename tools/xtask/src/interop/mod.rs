@@ -10,6 +10,7 @@ mod dump_facts;
 mod flush;
 pub(crate) mod freeze;
 mod groups;
+mod hostile;
 mod kcat;
 pub(crate) mod kill9;
 pub(crate) mod loop_device;
@@ -40,18 +41,19 @@ const SUITES: &[(&str, Run)] = &[
     ("flush", flush::run),
     ("tail", tail::run),
     ("groups", groups::run),
+    ("hostile", hostile::run),
     ("partitions", partitions::run),
     ("kill9", kill9::run),
     ("barrier", barrier::run),
 ];
 
 /// What a run with --quick leaves out, unless it is asked for by name.
-const FULL_ONLY: &[&str] = &["barrier"];
+const FULL_ONLY: &[&str] = &["hostile", "barrier"];
 
 /// What `cargo xtask interop` can be told.
 #[derive(Args, Clone)]
 pub struct Options {
-    /// One of: start, ranges, kcat, matrix, flush, tail, groups, partitions, kill9, barrier. All of them without a name.
+    /// One of: start, ranges, kcat, matrix, flush, tail, groups, hostile, partitions, kill9, barrier. All of them without a name.
     name: Option<String>,
     /// Smaller inputs and fewer rounds: minutes instead of an hour.
     #[arg(long, conflicts_with = "full")]
