@@ -14,6 +14,8 @@ pub enum PartitionError {
     UnknownTopicId,
     /// The partition exists; this shard does not have it (it is being made or dropped).
     NotLeaderOrFollower,
+    /// The partition's log directory is offline.
+    DirOffline,
     /// The client's epoch is older than the partition's.
     FencedLeaderEpoch,
     /// The client's epoch is newer than the partition's.
@@ -52,6 +54,7 @@ pub fn error_code(error: &PartitionError) -> ErrorCode {
         PartitionError::NotLeaderOrFollower | PartitionError::Stopping => {
             ErrorCode::NotLeaderOrFollower
         }
+        PartitionError::DirOffline => ErrorCode::KafkaStorageError,
         PartitionError::FencedLeaderEpoch => ErrorCode::FencedLeaderEpoch,
         PartitionError::UnknownLeaderEpoch => ErrorCode::UnknownLeaderEpoch,
         PartitionError::OffsetOutOfRange => ErrorCode::OffsetOutOfRange,

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod errors;
 pub mod groups;
 pub mod latency;
+pub mod log_dirs;
 pub mod metadata_log;
 mod race;
 pub mod request_memory;

@@ -120,6 +120,8 @@ pub fn add(cell: &Cell<u64>, amount: u64) {
 pub struct ShardStats {
     /// Shard number.
     pub shard: usize,
+    /// Log directories, told of by shard 0.
+    pub log_dirs: Vec<crate::log_dirs::DirHealth>,
     /// Requests by API key.
     pub requests: BTreeMap<i16, u64>,
     /// Errors by API key and code.
@@ -169,6 +171,7 @@ impl Stats {
     pub fn snapshot(&self, shard: usize) -> ShardStats {
         ShardStats {
             shard,
+            log_dirs: Vec::new(),
             requests: self.requests.borrow().clone(),
             errors: self.errors.borrow().clone(),
             produce_bytes: self.produce_bytes.get(),

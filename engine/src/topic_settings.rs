@@ -2,6 +2,7 @@
 
 use corelog_core::config::{BrokerConfig, Compression, TimestampType, TopicConfig};
 use corelog_core::metadata::Image;
+use corelog_core::metadata::names::is_internal;
 use corelog_record::Codec;
 use corelog_storage::config::{LogConfig, TimestampRule};
 use corelog_storage::flush_policy::FlushPolicy;
@@ -20,7 +21,7 @@ pub struct TopicSettings {
 /// Resolves a topic's settings. Values in the image were validated when they were set; one that a
 /// newer build refuses falls back to the broker's, with a warning.
 pub fn resolve(image: &Image, broker: &BrokerConfig, topic: &str) -> TopicSettings {
-    match TopicConfig::of(image, broker, topic) {
+    let mut settings = match TopicConfig::of(image, broker, topic) {
         Ok(config) => of(&config, broker),
         Err(error) => {
             tracing::warn!(topic, %error, "a stored topic config is not valid; broker defaults are used");
@@ -30,7 +31,9 @@ pub fn resolve(image: &Image, broker: &BrokerConfig, topic: &str) -> TopicSettin
                 broker,
             )
         }
-    }
+    };
+    settings.log.uses_reserve = is_internal(topic);
+    settings
 }
 
 fn of(config: &TopicConfig, broker: &BrokerConfig) -> TopicSettings {
@@ -63,6 +66,7 @@ fn of(config: &TopicConfig, broker: &BrokerConfig) -> TopicSettings {
             file_delete_delay_ms: config.file_delete_delay_ms,
             producer_id_expiration_ms: i64::try_from(broker.producer_id_expiration_ms)
                 .unwrap_or(i64::MAX),
+            uses_reserve: false,
         },
         rules: AppendRules {
             compacted: config.cleanup_policy.compact,

@@ -222,6 +222,8 @@ fn report(t: &Tally) -> u64 {
         ("EIO of a read", f.eio_reads),
         ("ENOSPC", f.no_space),
         ("appends refused for space", t.no_space),
+        ("parts of the reserve given back", t.released),
+        ("failures told to the directory's guard", t.told),
         ("short writes", f.short_writes),
         ("short reads", f.short_reads),
         ("slow completions", f.slow),

@@ -1,14 +1,14 @@
 //! Reading planned ranges from disk, on any shard: direct reads under the shard's budget, and the
 //! gate before a sendfile.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use corelog_runtime::driver::Cached;
 use corelog_runtime::{BLOCK_BYTES, File, FileHandle, Rt};
 
-use crate::fill::{self, fill, fill_ahead};
+use crate::fill::{self, fill, fill_ahead, segment_error};
 use crate::log::{FileRange, ReadError};
 use crate::shard::ShardStorage;
 
@@ -59,14 +59,12 @@ pub async fn read_range(
     let base = range.segment.base_offset();
     let opened = range.segment.reader(rt).await;
     check(range)?;
-    let opened = opened
-        .map_err(|error| ReadError::io(format_args!("cannot open segment {base}"), &error))?;
+    let opened = opened.map_err(|error| segment_error(shard, &range.segment, &error))?;
     let file = File::from_handle(rt, opened);
     let (result, buf) = file
         .read_at(rt.pool().get(aligned), at - skip as u64, aligned)
         .await;
-    let read = result
-        .map_err(|error| ReadError::io(format_args!("cannot read segment {base}"), &error))?;
+    let read = result.map_err(|error| segment_error(shard, &range.segment, &error))?;
     check(range)?;
     if read < skip + len {
         return Err(ReadError::Corrupt(
@@ -75,6 +73,11 @@ pub async fn read_range(
     }
     shard.count(|c| c.cold_read_bytes += len as u64);
     Ok(buf.freeze().slice(skip..skip + len))
+}
+
+/// The error of a sendfile that failed for the file's sake: told to the directory's guard.
+pub fn sendfile_failed(shard: &ShardStorage, range: &FileRange, error: &io::Error) -> ReadError {
+    segment_error(shard, &range.segment, error)
 }
 
 /// Prepares a sendfile of a sealed range from `at` on: gives the buffered descriptor and how many
@@ -94,12 +97,7 @@ pub async fn warm_range(
     if !range.segment.is_sendable() {
         return Ok(None);
     }
-    let io = |error| {
-        ReadError::io(
-            format_args!("cannot read segment {}", range.segment.base_offset()),
-            &error,
-        )
-    };
+    let io = |error| segment_error(shard, &range.segment, &error);
     let handle = match range.segment.buffered(rt).await {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         handle => handle.map_err(io)?,

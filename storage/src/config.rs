@@ -42,6 +42,8 @@ pub struct LogConfig {
     pub file_delete_delay_ms: u64,
     /// Idle producers are forgotten after this long (`producer.id.expiration.ms`).
     pub producer_id_expiration_ms: i64,
+    /// On a full disk the log may use the directory's reserve: it is one of the broker's own.
+    pub uses_reserve: bool,
 }
 
 impl Default for LogConfig {
@@ -65,6 +67,7 @@ impl Default for LogConfig {
             retention_ms: Some(7 * 24 * 3600 * 1000),
             file_delete_delay_ms: 60_000,
             producer_id_expiration_ms: 24 * 3600 * 1000,
+            uses_reserve: false,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use corelog_runtime::sync::Notify;
 use corelog_runtime::{Advice, File, FileHandle, Rt};
 
+use crate::guard::log_dir_of_file;
 use crate::log::{ReadError, SegmentFile};
 use crate::shard::ShardStorage;
 
@@ -101,13 +102,23 @@ fn start(
         // A task that ends early, whatever the reason, leaves nobody waiting.
         let end = End { shard, fill: ours };
         if let Err(error) = read_in(&rt_in, &end.shard, &file, window).await {
-            let base = end.fill.segment.base_offset();
-            let error = ReadError::io(format_args!("cannot read segment {base}"), &error);
+            let error = segment_error(&end.shard, &end.fill.segment, &error);
             *end.fill.error.borrow_mut() = Some(error);
         }
     })
     .detach();
     fill
+}
+
+/// An error of reading a segment file, on any shard.
+pub(crate) fn segment_error(
+    shard: &ShardStorage,
+    segment: &SegmentFile,
+    error: &io::Error,
+) -> ReadError {
+    let path = &segment.path;
+    let what = format!("cannot read {}", path.display());
+    shard.read_error(&log_dir_of_file(path), what, error)
 }
 
 struct End {

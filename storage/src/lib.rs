@@ -17,6 +17,7 @@ pub mod cold;
 pub mod config;
 mod fill;
 pub mod flush_policy;
+pub mod guard;
 pub mod index;
 pub mod leader_epochs;
 pub mod log;

@@ -6,11 +6,13 @@
 
 mod error;
 mod offsets;
+mod reserve;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use corelog_runtime::Rt;
 use corelog_runtime::sync::FifoMutex;
@@ -20,7 +22,12 @@ use crate::checkpoint_files::{
     META_PROPERTIES, MetaProperties, OffsetMap, PARTITION_METADATA, RECOVERY_POINTS,
 };
 
+use crate::log::is_no_space;
+
 pub use error::LogDirError;
+pub use reserve::RESERVE_FILE;
+
+use reserve::Reserve;
 
 /// Held by the process that uses the directory. Empty.
 pub const LOCK_FILE: &str = ".lock";
@@ -101,6 +108,8 @@ pub struct LogDir {
     writing: FifoMutex,
     raises: RefCell<offsets::Raises>,
     lowered: Cell<u64>,
+    reserve: Reserve,
+    on_release: RefCell<Option<Rc<dyn Fn()>>>,
     _lock: Option<HeldLock>,
 }
 
@@ -117,6 +126,9 @@ impl LogDir {
         rt.mkdir_all(path).await.map_err(io_error("make", path))?;
         let lock = lock(rt, path, take_lock).await?;
         let names = Names::read(rt, path).await?;
+        // Before anything is written: the disk may be full.
+        let reserve = Reserve::open(rt, path).await;
+        let reserve = reserve.map_err(io_error("open the reserve of", path))?;
         let (meta, first_start) = identify(rt, path, &identity, &names).await?;
         let boot_id = read_boot_id(rt).await;
         let marker_path = path.join(CLEAN_MARKER);
@@ -150,8 +162,11 @@ impl LogDir {
             writing: FifoMutex::new(),
             raises: RefCell::default(),
             lowered: Cell::new(0),
+            reserve,
+            on_release: RefCell::default(),
             _lock: lock,
         };
+        dir.ensure_directory_id().await?;
         dir.recovery_points = RefCell::new(dir.read_offsets(RECOVERY_POINTS).await?);
         dir.high_watermarks = RefCell::new(dir.read_offsets(HIGH_WATERMARKS).await?);
         dir.log_starts = RefCell::new(dir.read_offsets(LOG_STARTS).await?);
@@ -170,6 +185,46 @@ impl LogDir {
         Ok(dir)
     }
 
+    /// A directory of older Kafkas has no id yet.
+    async fn ensure_directory_id(&mut self) -> Result<(), LogDirError> {
+        if self.meta.directory_id.is_none_or(|id| id == [0; 16]) {
+            self.meta.directory_id = Some(random_uuid(&self.rt));
+            self.write(META_PROPERTIES, self.meta.encode()).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps this much space back for what must go on when the disk is full; 0 = none. Fails with
+    /// the file system's refusal, keeping what could be had.
+    pub async fn set_reserve(&self, bytes: u64) -> io::Result<()> {
+        self.reserve.resize(bytes).await
+    }
+
+    /// Bytes kept back now.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve.held()
+    }
+
+    /// Gives a part of the reserve to the file system, to be taken by whoever asks next. False when
+    /// nothing is left.
+    pub async fn release_reserve(&self) -> bool {
+        let called = self.on_release.borrow().clone();
+        if let Some(called) = called {
+            called();
+        }
+        self.reserve.release().await
+    }
+
+    /// `f` is called before anything of the reserve is given back: others must leave it alone.
+    pub fn on_release(&self, f: Rc<dyn Fn()>) {
+        *self.on_release.borrow_mut() = Some(f);
+    }
+
+    /// Takes the whole reserve back, if the file system has that much and `spare` bytes more.
+    pub async fn refill_reserve(&self, spare: u64) -> io::Result<()> {
+        self.reserve.refill(spare).await
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -180,7 +235,7 @@ impl LogDir {
         &self.meta.cluster_id
     }
 
-    /// Its own id; zero in a directory that has none.
+    /// Its own id.
     pub fn directory_id(&self) -> [u8; 16] {
         self.meta.directory_id.unwrap_or_default()
     }
@@ -264,10 +319,12 @@ impl LogDir {
 
     async fn write_now(&self, name: &str, bytes: Vec<u8>) -> Result<(), LogDirError> {
         let path = self.path.join(name);
-        self.rt
-            .write_atomic(&path, bytes)
-            .await
-            .map_err(io_error("write", &path))
+        loop {
+            match self.rt.write_atomic(&path, bytes.clone()).await {
+                Err(error) if is_no_space(&error) && self.release_reserve().await => {}
+                result => return result.map_err(io_error("write", &path)),
+            }
+        }
     }
 
     /// A checkpoint; one that is not there is empty, one that is damaged is set aside and empty:
@@ -305,6 +362,19 @@ impl LogDir {
             }
         }
     }
+}
+
+/// What `meta.properties` of a directory says, before it is opened; `None` when there is none.
+pub async fn read_meta_properties(
+    rt: &Rt,
+    path: &Path,
+) -> Result<Option<MetaProperties>, LogDirError> {
+    let file = path.join(META_PROPERTIES);
+    let Some(bytes) = read_small(rt, &file).await? else {
+        return Ok(None);
+    };
+    let meta = MetaProperties::decode(&file.to_string_lossy(), &bytes);
+    meta.map(Some).map_err(LogDirError::Format)
 }
 
 /// Writes `partition.metadata` into a partition's directory; durable when it answers.
@@ -405,9 +475,7 @@ async fn identify(
     names: &Names,
 ) -> Result<(MetaProperties, bool), LogDirError> {
     let file = path.join(META_PROPERTIES);
-    if let Some(bytes) = read_small(rt, &file).await? {
-        let meta =
-            MetaProperties::decode(&file.to_string_lossy(), &bytes).map_err(LogDirError::Format)?;
+    if let Some(meta) = read_meta_properties(rt, path).await? {
         if meta.node_id != identity.node_id {
             let (found, expected) = (meta.node_id, identity.node_id);
             return Err(LogDirError::WrongNode {

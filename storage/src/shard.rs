@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use corelog_runtime::BufferPool;
 use corelog_runtime::sync::Semaphore;
 
 use crate::fill::Fill;
-use crate::log::{LogInner, LogTail, OpenSegment, SegmentFile};
+use crate::guard::{DirGuard, is_device_error};
+use crate::log::{LogInner, LogTail, OpenSegment, ReadError, SegmentFile};
 use crate::open_files::OpenFiles;
 
 /// Buckets of the flush latency histogram: bucket `i` counts flushes below `2^i` µs, the last one
@@ -166,6 +168,7 @@ pub struct ShardStorage {
     pub(crate) fills: RefCell<Vec<Rc<Fill>>>,
     sendfile_refused: Cell<bool>,
     sink: RefCell<Option<Rc<dyn CheckpointSink>>>,
+    guard: RefCell<Option<Rc<dyn DirGuard>>>,
     zeros: RefCell<Option<Bytes>>,
     #[cfg(feature = "planted")]
     planted: RefCell<Option<String>>,
@@ -193,6 +196,7 @@ impl ShardStorage {
             fills: RefCell::default(),
             sendfile_refused: Cell::new(false),
             sink: RefCell::default(),
+            guard: RefCell::default(),
             zeros: RefCell::default(),
             #[cfg(feature = "planted")]
             planted: RefCell::default(),
@@ -233,6 +237,36 @@ impl ShardStorage {
 
     pub(crate) fn sink(&self) -> Option<Rc<dyn CheckpointSink>> {
         self.sink.borrow().clone()
+    }
+
+    /// Who looks after the directories of the logs. Without one a failure is its log's alone, and a
+    /// full disk is found again by every log.
+    pub fn set_guard(&self, guard: Rc<dyn DirGuard>) {
+        *self.guard.borrow_mut() = Some(guard);
+    }
+
+    pub(crate) fn guard(&self) -> Option<Rc<dyn DirGuard>> {
+        self.guard.borrow().clone()
+    }
+
+    pub(crate) fn tell_failed(&self, log_dir: &Path, why: &Arc<str>) {
+        if let Some(guard) = self.guard() {
+            guard.failed(log_dir, why);
+        }
+    }
+
+    /// An error of a read below this directory, told to its guard when it is the device's.
+    pub(crate) fn read_error(
+        &self,
+        log_dir: &Path,
+        what: impl fmt::Display,
+        error: &io::Error,
+    ) -> ReadError {
+        let why: Arc<str> = format!("{what}: {error}").into();
+        if is_device_error(error) {
+            self.tell_failed(log_dir, &why);
+        }
+        ReadError::Io(why)
     }
 
     /// Plants a known bug, to show that the tests find it. `ack-on-append`, `ack-before-write`: an

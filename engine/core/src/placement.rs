@@ -1,6 +1,6 @@
-//! Which shard of a broker owns a partition.
+//! Which shard of a broker owns a partition, and which of its log directories holds it.
 //!
-//! The shard with the fewest partitions of that topic, then the fewest overall, then the lowest
+//! The directory with the fewest partitions, then the first in the order of `log.dirs`. The shard with the fewest partitions of that topic, then the fewest overall, then the lowest
 //! number: one hot topic is spread first, and the same image always gives the same answer.
 
 use crate::Uuid;
@@ -70,5 +70,36 @@ impl TopicPlacement<'_> {
         self.of_topic[best] += 1;
         self.overall[best] += 1;
         u16::try_from(best).unwrap_or(0)
+    }
+}
+
+/// Counts of partitions per log directory of one broker, kept up to date while a batch is decided.
+#[derive(Debug, Clone)]
+pub struct DirectoryPlacement {
+    counts: Vec<(Uuid, u64)>,
+}
+
+impl DirectoryPlacement {
+    /// Counts what `node_id` holds in each of `online`, its directories that work.
+    pub fn new(image: &Image, node_id: i32, online: &[Uuid]) -> Self {
+        let mut counts: Vec<(Uuid, u64)> = online.iter().map(|id| (*id, 0)).collect();
+        for topic in image.topics() {
+            for partition in &topic.partitions {
+                let of_node = partition.directory(node_id);
+                if let Some(count) = counts.iter_mut().find(|(id, _)| Some(*id) == of_node) {
+                    count.1 += 1;
+                }
+            }
+        }
+        Self { counts }
+    }
+
+    /// The directory of the next partition, which is counted from now on; `None` when there are no
+    /// directories.
+    pub fn place(&mut self) -> Option<Uuid> {
+        // The first of equals: `min_by_key` gives that one.
+        let fewest = self.counts.iter_mut().min_by_key(|(_, count)| *count)?;
+        fewest.1 += 1;
+        Some(fewest.0)
     }
 }

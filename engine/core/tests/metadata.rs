@@ -99,6 +99,22 @@ fn golden_bytes_of_every_record() {
             Record::ProducerIds { next: 1000 },
             "000800000000000800000000000003e8".to_owned(),
         ),
+        (
+            Record::ReplicaDirectory {
+                topic_id: id(7),
+                index: 2,
+                node_id: 1,
+                directory: id(7),
+            },
+            format!("0009000000000028{topic_id}0000000200000001{topic_id}"),
+        ),
+        (
+            Record::BrokerDirectories {
+                node_id: 1,
+                directories: vec![id(7)],
+            },
+            format!("000a0000000000180000000100000001{topic_id}"),
+        ),
     ];
     let mut all = Vec::new();
     for (record, bytes) in &golden {
@@ -344,6 +360,20 @@ fn any_record() -> impl Strategy<Value = Record> {
                 }
             }),
         any::<i64>().prop_map(|next| Record::ProducerIds { next }),
+        (uuid(), any::<[i32; 2]>(), uuid()).prop_map(|(topic_id, numbers, directory)| {
+            Record::ReplicaDirectory {
+                topic_id,
+                index: numbers[0],
+                node_id: numbers[1],
+                directory,
+            }
+        }),
+        (any::<i32>(), prop::collection::vec(uuid(), 0..4)).prop_map(|(node_id, directories)| {
+            Record::BrokerDirectories {
+                node_id,
+                directories,
+            }
+        }),
     ]
 }
 
@@ -383,6 +413,20 @@ fn any_step() -> impl Strategy<Value = Record> {
             rack: None,
         }),
         (0i64..5000).prop_map(|next| Record::ProducerIds { next }),
+        (0u64..6, 0i32..3, 0i32..3, 0u64..3).prop_map(|(topic, index, node_id, directory)| {
+            Record::ReplicaDirectory {
+                topic_id: id(topic),
+                index,
+                node_id,
+                directory: id(directory),
+            }
+        }),
+        (0i32..3, prop::collection::vec((0u64..3).prop_map(id), 0..3)).prop_map(
+            |(node_id, directories)| Record::BrokerDirectories {
+                node_id,
+                directories,
+            }
+        ),
         (1u64..9).prop_map(|epoch| Record::EpochStart { epoch, node_id: 1 }),
     ]
 }

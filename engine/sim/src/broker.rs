@@ -100,6 +100,7 @@ impl Process {
             open_files_max: OPEN_FILES,
             planted: plan.planted.clone(),
             take_lock: None,
+            unusable_dirs: std::collections::BTreeMap::new(),
         };
         let ports = BTreeMap::from([("PLAINTEXT".to_owned(), address.port())]);
         let (shared, ready) = Shared::new(Arc::clone(config), vec![bound], &ports, means);

@@ -81,8 +81,35 @@ async fn describe_log_dirs(
 ) -> DescribeLogDirsResponseData {
     let ask = |to: usize| shard.call(ShardId(to as u16), Request::LogSizes);
     let calls: Vec<_> = (0..shard.shards()).map(ask).collect();
-    let path = shard.log_dir_path();
-    let space = match shard.rt.statfs(&path).await {
+    let mut dirs = Vec::new();
+    for (at, path) in shard.log_dir_paths().into_iter().enumerate() {
+        dirs.push(LogDirState {
+            space: match shard.dirs.failure(at) {
+                Some(_) => None,
+                None => space(shard, &path).await,
+            },
+            path: absolute(&path),
+            ..LogDirState::default()
+        });
+    }
+    for call in calls {
+        // A shard that is gone stops with the process: its logs are left out.
+        if let Some(Response::LogSizes(sizes, failed)) = call.await {
+            for (at, size) in sizes {
+                dirs[at].logs.push(size); // logs are in directories of log.dirs
+            }
+            for at in failed {
+                if let Some(dir) = dirs.get_mut(at) {
+                    dir.failed = true;
+                }
+            }
+        }
+    }
+    answers::describe_log_dirs(request, dirs)
+}
+
+async fn space(shard: &Rc<Shard>, path: &Path) -> Option<LogDirSpace> {
+    match shard.rt.statfs(path).await {
         Ok(stat) => Some(LogDirSpace {
             total_bytes: stat.total_bytes,
             usable_bytes: stat.free_bytes,
@@ -91,20 +118,7 @@ async fn describe_log_dirs(
             tracing::warn!(path = %path.display(), %error, "the log directory cannot be asked for its space");
             None
         }
-    };
-    let mut dir = LogDirState {
-        path: absolute(&path),
-        space,
-        ..LogDirState::default()
-    };
-    for call in calls {
-        // A shard that is gone stops with the process: its logs are left out.
-        if let Some(Response::LogSizes(sizes, failed)) = call.await {
-            dir.logs.extend(sizes);
-            dir.failed |= failed;
-        }
     }
-    answers::describe_log_dirs(request, vec![dir])
 }
 
 fn absolute(path: &Path) -> String {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelog_net::fetch::Part;
 use corelog_runtime::sockets::SEND_BUFS_MAX;
-use corelog_storage::cold::{read_range, warm_range};
+use corelog_storage::cold::{read_range, sendfile_failed, warm_range};
+use corelog_storage::guard::is_device_error;
 use corelog_storage::log::{FileRange, ReadError};
 
 use super::Connection;
@@ -289,6 +290,11 @@ impl Sender<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     rt.poll_writable(socket).await.map_err(SendError::Io)?;
+                }
+                // No socket says so: the page went between the look and the send, and cannot be read.
+                Err(error) if is_device_error(&error) => {
+                    let promised = sendfile_failed(storage, &range, &error);
+                    return Err(SendError::Promised(promised));
                 }
                 Err(error) => return Err(SendError::Io(error)),
             }

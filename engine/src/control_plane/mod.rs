@@ -134,10 +134,28 @@ async fn metrics(State(plane): State<ControlPlane>) -> impl IntoResponse {
 
 async fn health(State(plane): State<ControlPlane>) -> impl IntoResponse {
     match gather(&plane).await {
-        Ok(stats) => (StatusCode::OK, format!("ok shards={}\n", stats.len())),
+        // Also with a failed disk: what is left is served, and a restart would not mend it.
+        Ok(stats) => (StatusCode::OK, health_text(&stats)),
         Err(shard) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("shard {shard} did not answer\n"),
         ),
     }
+}
+
+/// `ok`, or `degraded` and a line per log directory that does not serve.
+fn health_text(stats: &[ShardStats]) -> String {
+    let dirs = stats.iter().flat_map(|shard| &shard.log_dirs);
+    let mut state = "ok";
+    let mut lines = String::new();
+    for dir in dirs {
+        if let Some(why) = &dir.failure {
+            state = "degraded";
+            lines += &format!("log directory {} is offline: {why}\n", dir.path);
+        } else if dir.is_full {
+            state = "degraded";
+            lines += &format!("log directory {} is full\n", dir.path);
+        }
+    }
+    format!("{state} shards={}\n{lines}", stats.len())
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use corelog_runtime::ShardId;
 use corelog_storage::checkpoint_files::OffsetMap;
-use corelog_storage::log_dir::{LogDir, LogDirError};
 
 use crate::shard::Shard;
 use crate::shard::message::{CheckpointMarks, Request, Response};
@@ -43,7 +42,7 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
             let before = lowered(&of_watermarks);
             let marks = gather(&of_watermarks, || Request::Marks).await;
             let offsets = offsets_of(&marks, |marks| marks.high_watermark);
-            if offsets != written && write(&of_watermarks, &marks, false, before).await {
+            if offsets != written && write(&of_watermarks, &marks, false, &before).await {
                 written = offsets;
             }
         }
@@ -55,18 +54,17 @@ pub fn start_checkpoints(shard: &Rc<Shard>) {
             gather(&of_recovery, || Request::Checkpoint).await;
             let before = lowered(&of_recovery);
             let marks = gather(&of_recovery, || Request::Marks).await;
-            write(&of_recovery, &marks, true, before).await;
+            write(&of_recovery, &marks, true, &before).await;
         }
     });
 }
 
-/// See [`LogDir::lowered`]: to be read before marks are gathered.
-pub fn lowered(shard: &Shard) -> u64 {
-    shard
-        .log_dir
-        .borrow()
-        .as_ref()
-        .map_or(0, |dir| dir.lowered())
+/// See [`LogDirs::lowered`]: to be read before marks are gathered.
+///
+/// [`LogDirs::lowered`]: crate::log_dirs::LogDirs::lowered
+pub fn lowered(shard: &Shard) -> Vec<u64> {
+    let dirs = shard.log_dirs.borrow();
+    dirs.as_ref().map_or_else(Vec::new, |dirs| dirs.lowered())
 }
 
 /// Marks of all partitions of all shards.
@@ -90,40 +88,18 @@ pub fn offsets_of(marks: &[CheckpointMarks], mark: impl Fn(&CheckpointMarks) -> 
         .collect()
 }
 
-/// Writes the checkpoint files; `recovery` also the recovery points and log starts. False when the
-/// directory refused, or a log was cut or deleted since its counter was `as_of`: what was gathered
-/// may be too high by now.
+/// Writes the checkpoint files; `recovery` also the recovery points and log starts. False when a
+/// directory refused, or a log in one was cut or deleted since their counters were `as_of`: what was
+/// gathered may be too high by now.
 pub async fn write(
     shard: &Rc<Shard>,
     marks: &[CheckpointMarks],
     recovery: bool,
-    as_of: u64,
+    as_of: &[u64],
 ) -> bool {
-    let Some(dir) = shard.log_dir.borrow().clone() else {
-        return false;
-    };
-    match write_to(&dir, marks, recovery, as_of).await {
-        Ok(written) => written,
-        Err(error) => {
-            tracing::error!(%error, "checkpoint files could not be written");
-            false
-        }
+    let dirs = shard.log_dirs.borrow().clone();
+    match dirs {
+        Some(dirs) => dirs.write_checkpoints(shard, marks, recovery, as_of).await,
+        None => false,
     }
-}
-
-async fn write_to(
-    dir: &LogDir,
-    marks: &[CheckpointMarks],
-    recovery: bool,
-    as_of: u64,
-) -> Result<bool, LogDirError> {
-    let watermarks = offsets_of(marks, |m| m.high_watermark);
-    let written = dir.write_high_watermarks(&watermarks, as_of).await?;
-    if !recovery || !written {
-        return Ok(written);
-    }
-    let starts = offsets_of(marks, |m| m.log_start);
-    let points = offsets_of(marks, |m| m.recovery_point);
-    Ok(dir.write_log_starts(&starts, as_of).await?
-        && dir.write_recovery_points(&points, as_of).await?)
 }

@@ -1,9 +1,8 @@
-//! The life of one shard's thread, and what shard 0 does first: the log directory, the metadata
+//! The life of one shard's thread, and what shard 0 does first: the log directories, the metadata
 //! log, the logs of all shards, and only then the listeners.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,21 +11,20 @@ use std::time::Duration;
 use corelog_core::config::StorageIo;
 use corelog_core::connection_limits::ConnectionTerms;
 use corelog_core::metadata::{
-    BrokerEndpoint, BrokerRegistration, Image, encode_records, register_broker,
+    BrokerEndpoint, BrokerRegistration, FoundDirectories, Image, encode_records, register_broker,
 };
 use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::{MeshSeed, Rt, ShardId};
-use corelog_storage::log_dir::StartKind;
-use corelog_storage::log_dir::{Identity, LogDir};
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
-use super::start_state::StartState;
 use super::{Ready, Shared, background};
 use crate::connection::Arrival;
 use crate::controller::{Controller, apply, random_uuid};
+use crate::log_dirs::guard::ShardGuard;
+use crate::log_dirs::open::Wanted;
+use crate::log_dirs::{self, LogDirs};
 use crate::metadata_log::local::LocalLog;
 use crate::metadata_log::{AppliedContent, MetadataLog, Proposed};
-use crate::shard::apply::rename_to_stray;
 use crate::shard::message::{Request, Response};
 use crate::shard::sink::DirectorySink;
 use crate::shard::{Shard, ShardParts, handle};
@@ -86,6 +84,7 @@ pub async fn watched_shard_main(
     shard
         .storage
         .set_checkpoint_sink(Rc::new(DirectorySink::new(&shard)));
+    shard.storage.set_guard(Rc::new(ShardGuard::new(&shard)));
     background::start(&shard);
     if rt.shard() == ShardId(0) {
         match boot(&shard, &shared).await {
@@ -110,31 +109,37 @@ pub async fn watched_shard_main(
 
 /// Brings shard 0, and through it all shards, to the state the directory and the metadata log
 /// describe. Returns the number of partitions.
-async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
-    let path = PathBuf::from(&shared.config.log_dirs[0]);
-    let identity = Identity {
-        cluster_id: None,
-        node_id: shared.config.node_id,
+async fn boot(shard: &Rc<Shard>, shared: &Arc<Shared>) -> Result<usize, String> {
+    let node_id = shared.config.node_id;
+    let wanted = Wanted {
+        log_dirs: &shared.config.log_dirs,
+        metadata_log_dir: shared.config.metadata_log_dir.as_deref(),
+        unusable: &shared.unusable_dirs,
+        node_id,
+        take_lock: shared.take_lock,
     };
-    let dir = LogDir::open(&shard.rt, &path, identity, shared.take_lock)
-        .await
-        .map_err(|e| e.to_string())?;
-    let dir = Rc::new(dir);
+    let halted = Arc::clone(shared);
+    let halt = Box::new(move |why: &str| halted.tell(Err(why.to_owned())));
+    let dirs = Rc::new(LogDirs::open(&shard.rt, &wanted, halt).await?);
+    log_dirs::log_start_kinds(&dirs);
     // Recovery of the logs may have to lower checkpoints before it cuts.
-    *shard.log_dir.borrow_mut() = Some(Rc::clone(&dir));
-    shard.spawn(
-        "remove_deleted",
-        remove_deleted(Rc::clone(shard), Rc::clone(&dir)),
-    );
-    begin(shard, &dir).await;
+    *shard.log_dirs.borrow_mut() = Some(Rc::clone(&dirs));
+    let (of_dirs, rt) = (Rc::clone(&dirs), shard.rt.clone());
+    shard.spawn("remove_deleted", async move {
+        of_dirs.remove_deleted(&rt).await;
+    });
+    begin(shard, &dirs).await;
+    dirs.make_reserves(shard).await;
 
-    let log = LocalLog::open(&shard.rt, &path, shared.config.node_id)
+    let log = LocalLog::open_in(&shard.rt, Rc::clone(dirs.metadata()), node_id)
         .await
         .map_err(|e| e.to_string())?;
+    log.on_failure(log_dirs::metadata_failed(shard));
     let image = replay(&log).await?;
-    let image = register(shard, shared, &log, image).await?;
+    let found = dirs.found(&shard.rt, &image, node_id).await?;
+    let image = register(shard, shared, &log, image, found).await?;
     let partitions = image.topics().map(|topic| topic.partitions.len()).sum();
-    set_strays_aside(shard, &dir, &image).await;
+    dirs.set_strays_aside(&shard.rt, &image, node_id).await;
     let image = Arc::new(image);
     let controller = Controller::new(shard, Box::new(log), Arc::clone(&image));
     controller.publish(image).await;
@@ -143,59 +148,20 @@ async fn boot(shard: &Rc<Shard>, shared: &Shared) -> Result<usize, String> {
         .rt
         .spawn_vital("controller", controller.apply_committed())
         .detach();
-    dir.mark_recovered().await.map_err(|e| e.to_string())?;
+    dirs.mark_recovered(shard).await;
+    // A directory that failed meanwhile: there was nobody to be told.
+    log_dirs::tell_controller(shard).await;
     Ok(partitions)
 }
 
-/// Tells every shard what the directory holds.
-async fn begin(shard: &Rc<Shard>, dir: &Rc<LogDir>) {
-    if dir.start_kind() != StartKind::Clean {
-        tracing::info!(kind = ?dir.start_kind(), "the last stop was not clean; logs are checked from their recovery points");
-    }
-    let start = Arc::new(StartState {
-        cluster_id: Arc::from(dir.cluster_id()),
-        log_dir: dir.path().to_path_buf(),
-        kind: dir.start_kind(),
-        recovery_points: dir.recovery_points(),
-        high_watermarks: dir.high_watermarks(),
-        log_starts: dir.log_starts(),
-    });
+/// Tells every shard what the directories hold.
+async fn begin(shard: &Rc<Shard>, dirs: &LogDirs) {
+    let start = Arc::new(dirs.start_state());
     let begin = |to: usize| shard.call(ShardId(to as u16), Request::Begin(Arc::clone(&start)));
     let calls: Vec<_> = (0..shard.shards()).map(begin).collect();
     for call in calls {
         call.await;
     }
-}
-
-/// Renames partition directories that the metadata does not know: a crash came between a topic's
-/// removal and its files', or the metadata was lost. Either way nothing is deleted.
-async fn set_strays_aside(shard: &Rc<Shard>, dir: &LogDir, image: &Image) {
-    for found in dir.partitions() {
-        let known = image
-            .topic(&found.topic)
-            .and_then(|topic| topic.partition(found.partition));
-        if known.is_none()
-            && let Err(error) = rename_to_stray(&shard.rt, &found.path).await
-        {
-            tracing::error!(path = %found.path.display(), %error, "an unknown partition's directory stays");
-        }
-    }
-}
-
-/// Finishes deletions that the last process began. Nothing waits for it.
-async fn remove_deleted(shard: Rc<Shard>, dir: Rc<LogDir>) {
-    for path in dir.deleted() {
-        if let Err(error) = remove_dir(&shard.rt, path).await {
-            tracing::warn!(path = %path.display(), %error, "a deleted partition's directory could not be removed");
-        }
-    }
-}
-
-async fn remove_dir(rt: &Rt, path: &Path) -> std::io::Result<()> {
-    for entry in rt.read_dir(path).await? {
-        rt.unlink(path.join(&entry.name)).await?;
-    }
-    rt.rmdir(path).await
 }
 
 /// Applies everything up to the blank entry of this process's own term.
@@ -218,6 +184,7 @@ async fn register(
     shared: &Shared,
     log: &LocalLog,
     image: Image,
+    found: FoundDirectories,
 ) -> Result<Image, String> {
     let registration = BrokerRegistration {
         node_id: shared.config.node_id,
@@ -225,6 +192,7 @@ async fn register(
         endpoints: shared.advertised.clone(),
         rack: shared.config.rack.clone(),
         shards: shard.shards() as u16,
+        found,
     };
     let mut records = register_broker(&image, &registration);
     let term = log

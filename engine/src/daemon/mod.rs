@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -40,6 +40,7 @@ use self::memory::ShardMemory;
 use self::notify::Watchdog;
 use self::signals::Asked;
 use crate::control_plane::{self, ControlPlane, HttpServer};
+use crate::log_dirs;
 use crate::shard::message::{Operation, Request, Response};
 
 /// Messages a shard's inbox holds before senders keep theirs.
@@ -104,6 +105,8 @@ pub struct Shared {
     pub planted: Option<String>,
     /// Keeps other processes out of the log directory; `None` where there are none (the twin).
     pub take_lock: Option<TakeLock>,
+    /// Log directories that cannot be used, by their place, and why.
+    pub unusable_dirs: BTreeMap<usize, String>,
     ready: Sender<Result<Ready, String>>,
 }
 
@@ -120,6 +123,8 @@ pub struct Means {
     pub planted: Option<String>,
     /// See [`Shared::take_lock`].
     pub take_lock: Option<TakeLock>,
+    /// See [`Shared::unusable_dirs`].
+    pub unusable_dirs: BTreeMap<usize, String>,
 }
 
 impl Shared {
@@ -145,16 +150,17 @@ impl Shared {
             load: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             planted: means.planted,
             take_lock: means.take_lock,
+            unusable_dirs: means.unusable_dirs,
             ready,
             config,
         });
         (shared, on_ready)
     }
 
-    /// Tells the main thread how the start went.
+    /// Tells the main thread how the start went; an error after it ends the process.
     pub fn tell(&self, outcome: Result<Ready, String>) {
-        // The main thread may have been told to stop meanwhile.
-        let _ = self.ready.send(outcome);
+        // The main thread may have been told to stop meanwhile, or of another error before.
+        let _ = self.ready.try_send(outcome);
     }
 }
 
@@ -193,7 +199,7 @@ fn run_logged(options: &Options) -> Result<(), StartError> {
     let config = read_config(options)?;
     crash::describe(&config);
     let env = corelog_runtime::check_environment().map_err(start_error)?;
-    check_log_dir(&config)?;
+    let unusable_dirs = check_log_dirs(&config)?;
     warn_of_machine(&config);
     let cpus = match &config.cores {
         Cores::All => cpus::allowed(),
@@ -205,15 +211,27 @@ fn run_logged(options: &Options) -> Result<(), StartError> {
     let signals = signals::watch()?;
     notify::status("opening the logs");
     let mut config = Arc::new(config);
-    let running = start_shards(options, Arc::clone(&config), &cpus, env.open_files_max)?;
+    let of_shards = Arc::clone(&config);
+    let running = start_shards(options, of_shards, unusable_dirs, &cpus, env.open_files_max)?;
     let ready = running.wait_ready()?;
     let mut http = running.start_http()?;
     announce(&running, http.as_ref(), ready, began.elapsed());
     let watchdog = Watchdog::start(running.gateway.clone());
     notify::ready("serving");
 
-    while let Ok(Asked::Reload) = signals.recv() {
-        config = reload::reload(options, &running, &config);
+    loop {
+        crossbeam::channel::select! {
+            recv(signals) -> asked => match asked {
+                Ok(Asked::Reload) => config = reload::reload(options, &running, &config),
+                _ => break,
+            },
+            recv(running.ready) -> told => {
+                if let Ok(Err(why)) = told {
+                    tracing::error!("the broker stops: {why}");
+                    return Err(StartError(format!("stopped: {why}")));
+                }
+            }
+        }
     }
     tracing::info!("stopping");
     notify::stopping();
@@ -243,36 +261,48 @@ fn read_config(options: &Options) -> Result<BrokerConfig, StartError> {
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    if config.log_dirs.len() > 1 {
-        let dirs = config.log_dirs.join(",");
-        return Err(StartError(format!(
-            "log.dirs={dirs}: one directory is served; name one"
-        )));
-    }
     Ok(config)
 }
 
-fn check_log_dir(config: &BrokerConfig) -> Result<(), StartError> {
-    let dir = PathBuf::from(&config.log_dirs[0]);
-    let cannot = |e| {
-        StartError(format!(
-            "cannot make the log directory {}: {e}",
-            dir.display()
-        ))
-    };
-    blocking::create_dir_all(&dir).map_err(cannot)?;
-    if config.storage_io == StorageIo::Buffered {
-        let system = corelog_runtime::file_system_of(&dir);
-        tracing::warn!(
-            "corelog.storage.io=buffered: segments of {} ({}) go through the page cache; direct I/O is faster where it works",
-            dir.display(),
-            system.as_deref().unwrap_or("unknown file system")
-        );
-        return Ok(());
+/// Makes the log directories where they are missing. Gives those that cannot be made, by their place
+/// among all directories, and why: the broker starts without them while others are left.
+fn check_log_dirs(config: &BrokerConfig) -> Result<BTreeMap<usize, String>, StartError> {
+    let metadata_log_dir = config.metadata_log_dir.as_deref();
+    let (paths, metadata) = log_dirs::open::paths(&config.log_dirs, metadata_log_dir);
+    let mut unusable = BTreeMap::new();
+    for (at, path) in paths.iter().enumerate() {
+        if let Err(error) = blocking::create_dir_all(path).and_then(|()| probe(path)) {
+            let dir = path.display();
+            unusable.insert(at, format!("cannot use the log directory {dir}: {error}"));
+            continue;
+        }
+        if config.storage_io == StorageIo::Buffered {
+            let system = corelog_runtime::file_system_of(path);
+            tracing::warn!(
+                "corelog.storage.io=buffered: segments of {} ({}) go through the page cache; direct I/O is faster where it works",
+                path.display(),
+                system.as_deref().unwrap_or("unknown file system")
+            );
+            continue;
+        }
+        corelog_runtime::check_direct_io(path).map_err(start_error)?;
     }
-    corelog_runtime::check_direct_io(&dir)
-        .map(|_| ())
-        .map_err(start_error)
+    let is_enough = (0..config.log_dirs.len()).any(|at| !unusable.contains_key(&at));
+    let lacking = unusable.get(&metadata);
+    match lacking.or(unusable.values().next().filter(|_| !is_enough)) {
+        Some(why) => Err(StartError(why.clone())),
+        None => Ok(unusable),
+    }
+}
+
+/// Makes a file and removes it: a broken or read-only file system shows. A full one is no fault.
+fn probe(path: &Path) -> std::io::Result<()> {
+    let file = path.join(".corelog-probe");
+    match blocking::write_file(&file, "") {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+        made => made?,
+    }
+    blocking::remove_file(&file)
 }
 
 /// Logs what of the machine is not as it should be: the checks of `corelog doctor` that take no time.
@@ -307,6 +337,7 @@ struct Running {
 fn start_shards(
     options: &Options,
     config: Arc<BrokerConfig>,
+    unusable_dirs: BTreeMap<usize, String>,
     cpus: &[usize],
     open_files_max: u64,
 ) -> Result<Running, StartError> {
@@ -325,6 +356,7 @@ fn start_shards(
         open_files_max,
         planted: options.planted.clone(),
         take_lock: Some(process_lock),
+        unusable_dirs,
     };
     let (shared, on_ready) = Shared::new(config, listeners, &ports, means);
     let mut seeds = mesh::<Request, Response>(specs.len(), INBOX_MESSAGES);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use corelog_core::group::{Event, GroupCoordinator, LoadRecord};
@@ -19,6 +20,10 @@ use crate::stats::add;
 const READ_BYTES_MAX: usize = 1 << 20;
 /// Records given to the coordinator between two looks at the time.
 const RECORDS_AT_ONCE: usize = 256;
+
+/// First and longest pause before a load that failed is tried again.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a log could not be loaded.
 #[derive(Debug)]
@@ -40,40 +45,66 @@ impl fmt::Display for LoadError {
 pub fn start(shard: &Rc<Shard>, hosted: Rc<Hosted>) {
     let shard = Rc::clone(shard);
     shard.clone().spawn("group_load", async move {
-        let turn = shard.groups.loads.acquire(1).await;
-        let began = shard.rt.now();
-        let partition = Rc::clone(hosted.partition());
-        let result = read_all(&shard, &hosted, &partition).await;
-        drop(turn);
-        if hosted.is_ended() {
-            return;
-        }
-        let counters = &shard.groups.counters;
-        match result {
-            Ok(records) => {
-                let took = shard.rt.now().saturating_duration_since(began);
-                add(&counters.loads, 1);
-                add(&counters.load_us, took.as_micros() as u64);
-                if records > 0 {
-                    tracing::info!(partition = partition.key.partition, records,
-                        took_ms = took.as_millis() as u64, "loaded a group coordinator");
-                }
-                let unreadable = hosted.look(GroupCoordinator::unreadable_records);
-                if unreadable > 0 {
-                    tracing::error!(topic = %partition.topic, partition = partition.key.partition,
-                        unreadable, "records that no version of Kafka writes were left out");
-                }
-                hosted.loaded(&shard);
-                super::forget_unknown_topics(&shard, &hosted).await;
-            }
-            Err(error) => {
-                add(&counters.load_failures, 1);
+        let mut hosted = hosted;
+        let mut pause = PAUSE_MIN;
+        let mut told = None;
+        while let Err(error) = load(&shard, &hosted).await {
+            let text = error.to_string();
+            if told.as_ref() != Some(&text) {
+                let partition = hosted.partition();
                 tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
-                    "the group coordinator could not be loaded; its groups are not served");
-                hosted.fail(&shard);
+                    "the group coordinator could not be loaded; its groups are not served until it can");
+                told = Some(text);
+            }
+            hosted.fail(&shard);
+            shard.rt.sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            match super::replace_failed(&shard, &hosted) {
+                Some(next) => hosted = next,
+                None => return,
             }
         }
     });
+}
+
+/// Loads a coordinator once; it is active then, unless its partition went meanwhile.
+async fn load(shard: &Rc<Shard>, hosted: &Rc<Hosted>) -> Result<(), LoadError> {
+    let turn = shard.groups.loads.acquire(1).await;
+    let began = shard.rt.now();
+    let partition = Rc::clone(hosted.partition());
+    let result = read_all(shard, hosted, &partition).await;
+    drop(turn);
+    if hosted.is_ended() {
+        return Ok(());
+    }
+    let counters = &shard.groups.counters;
+    match result {
+        Ok(records) => {
+            let took = shard.rt.now().saturating_duration_since(began);
+            add(&counters.loads, 1);
+            add(&counters.load_us, took.as_micros() as u64);
+            if records > 0 {
+                tracing::info!(
+                    partition = partition.key.partition,
+                    records,
+                    took_ms = took.as_millis() as u64,
+                    "loaded a group coordinator"
+                );
+            }
+            let unreadable = hosted.look(GroupCoordinator::unreadable_records);
+            if unreadable > 0 {
+                tracing::error!(topic = %partition.topic, partition = partition.key.partition,
+                        unreadable, "records that no version of Kafka writes were left out");
+            }
+            hosted.loaded(shard);
+            super::forget_unknown_topics(shard, hosted).await;
+            Ok(())
+        }
+        Err(error) => {
+            add(&counters.load_failures, 1);
+            Err(error)
+        }
+    }
 }
 
 /// Feeds every record of the log; gives their number.

@@ -110,6 +110,20 @@ pub fn opened(shard: &Rc<Shard>, partition: &Rc<Partition>) {
     load::start(shard, hosted);
 }
 
+/// Another coordinator in the place of one that could not be loaded, to be loaded anew; `None` when
+/// that one has left its place.
+fn replace_failed(shard: &Rc<Shard>, failed: &Rc<Hosted>) -> Option<Rc<Hosted>> {
+    let partition = failed.partition();
+    let mut all = shard.groups.hosted.borrow_mut();
+    let place = all.get_mut(&partition.key.partition)?;
+    if !Rc::ptr_eq(place, failed) || failed.is_ended() {
+        return None;
+    }
+    let settings = GroupSettings::from_config(&shard.config());
+    *place = Hosted::new(Rc::clone(partition), settings);
+    Some(Rc::clone(place))
+}
+
 /// A partition of this shard goes: so does its coordinator. Whoever waits for an answer is told to
 /// look for another one.
 pub fn closed(shard: &Rc<Shard>, key: &PartitionKey) {

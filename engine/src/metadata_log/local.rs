@@ -9,11 +9,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use corelog_runtime::driver::OpenOptions;
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{File, Rt};
+use corelog_storage::guard;
+use corelog_storage::log::is_no_space;
+use corelog_storage::log_dir::LogDir;
 
 use super::format::{
     DecodedEntries, Entry, EntryType, Snapshot, Vote, decode_entries, decode_snapshot, decode_vote,
@@ -77,7 +81,14 @@ pub struct LocalLog {
     applied_more: Notify,
     /// Set by the first failed write: nothing is acknowledged after it.
     failed: Cell<bool>,
+    /// The log directory it is in, whose reserve it may use.
+    log_dir: Option<Rc<LogDir>>,
+    /// Told of an error of the device.
+    on_failure: RefCell<Option<OnFailure>>,
 }
+
+/// Called with the reason.
+pub type OnFailure = Box<dyn Fn(&str)>;
 
 struct State {
     file: File,
@@ -91,13 +102,41 @@ impl LocalLog {
     /// Opens or makes the log below `log_dir`, cuts a torn tail, takes a new term and commits its
     /// blank entry.
     pub async fn open(rt: &Rt, log_dir: &Path, node_id: i32) -> Result<LocalLog, MetadataLogError> {
-        let dir = log_dir.join(DIRECTORY);
+        Self::open_with(rt, log_dir, None, node_id).await
+    }
+
+    /// As [`LocalLog::open`]; when the disk is full the reserve of the log directory is used.
+    pub async fn open_in(
+        rt: &Rt,
+        log_dir: Rc<LogDir>,
+        node_id: i32,
+    ) -> Result<LocalLog, MetadataLogError> {
+        let path = log_dir.path().to_path_buf();
+        Self::open_with(rt, &path, Some(log_dir), node_id).await
+    }
+
+    /// Who is told, once, that the device failed: the log takes no more writes then.
+    pub fn on_failure(&self, told: OnFailure) {
+        *self.on_failure.borrow_mut() = Some(told);
+    }
+
+    async fn open_with(
+        rt: &Rt,
+        path: &Path,
+        log_dir: Option<Rc<LogDir>>,
+        node_id: i32,
+    ) -> Result<LocalLog, MetadataLogError> {
+        let dir = path.join(DIRECTORY);
         rt.mkdir_all(&dir).await.map_err(io_error("make", &dir))?;
-        rt.sync_dir(log_dir)
-            .await
-            .map_err(io_error("fsync", log_dir))?;
+        rt.sync_dir(path).await.map_err(io_error("fsync", path))?;
         let snapshot = read_snapshot(rt, &dir).await?;
-        let vote = next_vote(rt, &dir, node_id).await?;
+        let vote = loop {
+            match next_vote(rt, &dir, node_id).await {
+                Err(MetadataLogError::Io { source, .. })
+                    if is_no_space(&source) && release(log_dir.as_ref()).await => {}
+                result => break result?,
+            }
+        };
 
         let found = read_entries_files(rt, &dir, snapshot.as_ref().map_or(0, |s| s.index)).await?;
         let mut applied = VecDeque::new();
@@ -124,6 +163,8 @@ impl LocalLog {
             applied: RefCell::new(applied),
             applied_more: Notify::new(),
             failed: Cell::new(false),
+            log_dir,
+            on_failure: RefCell::default(),
         };
         match log.commit(EntryType::Blank, Vec::new()).await {
             Ok(_) => Ok(log),
@@ -156,8 +197,15 @@ impl LocalLog {
         let mut bytes = Vec::with_capacity(entry.payload.len() + 64);
         encode_entry(&entry, &mut bytes);
         let length = bytes.len() as u64;
-        if let Err(error) = file.write_at(vec![Bytes::from(bytes)], offset, true).await {
+        let bytes = Bytes::from(bytes);
+        while let Err(error) = file.write_at(vec![bytes.clone()], offset, true).await {
+            if is_no_space(&error) && release(self.log_dir.as_ref()).await {
+                continue;
+            }
             self.take_back(&file, offset).await;
+            if guard::condemns(&error) {
+                self.fail(&error);
+            }
             return Err(error);
         }
         let index = entry.index;
@@ -182,6 +230,14 @@ impl LocalLog {
         if let Err(error) = taken_back {
             tracing::error!(%error, "the metadata log is read-only until a restart");
             self.failed.set(true);
+        }
+    }
+
+    fn fail(&self, error: &io::Error) {
+        self.failed.set(true);
+        let told = self.on_failure.borrow_mut().take();
+        if let Some(told) = told {
+            told(&format!("metadata log: {error}"));
         }
     }
 
@@ -264,6 +320,14 @@ impl MetadataLog for LocalLog {
 
     fn bytes_since_snapshot(&self) -> u64 {
         self.state.borrow().file_bytes
+    }
+}
+
+/// Gives a part of the reserve back; false when there is none.
+async fn release(log_dir: Option<&Rc<LogDir>>) -> bool {
+    match log_dir {
+        Some(log_dir) => log_dir.release_reserve().await,
+        None => false,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Every change of the disk is a crash point: what was committed is delivered again, in order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
 use corelog_runtime::Rt;
-use corelog_runtime::sim::{CrashKind, SimConfig, SimWorld, run_until_crash};
+use corelog_runtime::sim::{
+    CrashKind, Fault, OpKind, ScriptedFault, SimConfig, SimWorld, run_until_crash,
+};
+use corelog_storage::log_dir::{Identity, LogDir};
 
 use super::LocalLog;
 use crate::metadata_log::{AppliedContent, MetadataLog, Proposed};
@@ -110,4 +113,75 @@ fn a_missing_snapshot_is_damage_and_not_an_empty_cluster() {
     });
     let error = error.flatten().expect("the log must not open");
     assert!(error.contains("is missing"), "{error}");
+}
+
+/// A log directory of a machine whose disk has no room left beside the reserve.
+async fn full_directory(rt: &Rt, world: &SimWorld) -> Rc<LogDir> {
+    let identity = Identity {
+        cluster_id: None,
+        node_id: 1,
+    };
+    let dir = LogDir::open(rt, Path::new(LOG_DIR), identity, None).await;
+    let dir = Rc::new(dir.expect("the simulated disk has room"));
+    dir.set_reserve(8 << 20).await.expect("as much is free");
+    world.set_capacity(world.used_bytes());
+    dir
+}
+
+#[test]
+fn r33_metadata_is_written_on_a_full_disk_out_of_the_reserve() {
+    let world = SimWorld::new(5, SimConfig::default());
+    let inner = world.clone();
+    let told = Rc::new(Cell::new(false));
+    let ended = run_until_crash(&world, |rt| async move {
+        let dir = full_directory(&rt, &inner).await;
+        let noted = Rc::clone(&told);
+        dir.on_release(Rc::new(move || noted.set(true)));
+        let log = LocalLog::open_in(&rt, Rc::clone(&dir), 1).await;
+        let log = log.expect("the reserve is there for it");
+        assert!(told.get(), "others are to leave what was given back alone");
+        replay(&log).await;
+        let term = log.leader_term().expect("this log leads");
+        for number in 0..100 {
+            let proposed = log.propose(term, vec![number; 10_000]).await;
+            assert!(matches!(proposed, Proposed::Committed(_)), "{number}");
+        }
+        // Nothing is left: refused, and taken again when there is space.
+        while dir.release_reserve().await {}
+        inner.set_capacity(inner.used_bytes());
+        let refused = log.propose(term, vec![1; 10_000]).await;
+        assert_eq!(refused, Proposed::Unknown);
+        inner.set_capacity(1 << 40);
+        let proposed = log.propose(term, vec![1]).await;
+        assert!(matches!(proposed, Proposed::Committed(_)));
+    });
+    assert!(ended.is_some());
+}
+
+#[test]
+fn r33_a_device_that_fails_under_the_metadata_log_is_told_once() {
+    let world = SimWorld::new(6, SimConfig::default());
+    let inner = world.clone();
+    let ended = run_until_crash(&world, |rt| async move {
+        rt.mkdir_all(Path::new(LOG_DIR)).await.expect("room");
+        let log = LocalLog::open(&rt, Path::new(LOG_DIR), 1).await;
+        let log = log.expect("a fresh log opens");
+        replay(&log).await;
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let noted = Rc::clone(&told);
+        log.on_failure(Box::new(move |why| noted.borrow_mut().push(why.to_owned())));
+        inner.add_fault(ScriptedFault {
+            kind: OpKind::Write,
+            path_contains: ".entries".to_owned(),
+            skip: 0,
+            times: 1,
+            fault: Fault::Eio,
+        });
+        let term = log.leader_term().expect("this log leads");
+        assert_eq!(log.propose(term, vec![1]).await, Proposed::Unknown);
+        assert_eq!(log.propose(term, vec![2]).await, Proposed::NotLeader);
+        assert_eq!(log.leader_term(), None);
+        assert_eq!(told.borrow().len(), 1, "{told:?}");
+    });
+    assert!(ended.is_some());
 }

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use corelog_core::Uuid;
 use corelog_core::config::BrokerConfig;
-use corelog_core::metadata::image::{Image, Topic};
+use corelog_core::metadata::image::{Image, Partition as KnownPartition, Topic};
 use corelog_runtime::{Rt, ShardId};
 use corelog_storage::checkpoint_files::OffsetMap;
-use corelog_storage::log::{Log, LogParams};
+use corelog_storage::log::{Log, LogError, LogParams};
 use corelog_storage::log_dir::{StartKind, read_partition_metadata};
 
-use super::message::{Operation, PartitionKey, Request};
+use super::message::{Operation, PartitionKey, Request, Response};
 use super::partition::Partition;
 use super::{Shard, offline};
+use crate::daemon::start_state::StartState;
 use crate::topic_settings::{TopicSettings, resolve};
 
 /// Logs opened at a time: recovery reads much, and other shards want the disk too.
@@ -38,9 +39,7 @@ pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
         .iter()
         .map(|(t, index, _)| key_of(t, *index))
         .collect();
-    for key in shard.offline.keys().difference(&asked) {
-        shard.offline.remove(key); // its topic is gone
-    }
+    shard.offline.retain(&asked);
     open_all(shard, &missing).await;
     let before = shard.image();
     shard.set_image(Arc::clone(&image));
@@ -87,19 +86,35 @@ async fn open_all(shard: &Rc<Shard>, missing: &[Missing]) {
     }
 }
 
-fn note_opened(shard: &Shard, topic: &Topic, index: i32, opened: Result<(), String>) {
+/// Why a partition is not open.
+enum NotOpen {
+    /// Its log directory is offline or not there.
+    Dir(Arc<str>),
+    /// In this directory, for this reason: it is tried again.
+    Log(usize, String),
+}
+
+fn note_opened(shard: &Shard, topic: &Topic, index: i32, opened: Result<(), NotOpen>) {
     let key = key_of(topic, index);
     match opened {
         Ok(()) if shard.offline.remove(&key) => {
             tracing::info!(topic = %topic.name, partition = index, "the log is open; the partition is online");
         }
         Ok(()) => {}
-        // The first image of a process is what was there before it.
-        Err(error) if shard.offline.add(key, &error, shard.image().version() == 0) => {
-            tracing::error!(topic = %topic.name, partition = index, error,
-                "the log could not be opened; the partition is offline and will be tried again");
+        Err(NotOpen::Dir(why)) => {
+            if shard.offline.add_dir(key) {
+                tracing::error!(topic = %topic.name, partition = index, reason = %why,
+                    "the partition is offline: its log directory is");
+            }
         }
-        Err(_) => {}
+        Err(NotOpen::Log(dir, error)) => {
+            // The first image of a process is what was there before it.
+            let since_start = shard.image().version() == 0;
+            if shard.offline.add(key, dir, &error, since_start) {
+                tracing::error!(topic = %topic.name, partition = index, error,
+                    "the log could not be opened; the partition is offline and will be tried again");
+            }
+        }
     }
 }
 
@@ -157,7 +172,7 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
 async fn delete(shard: &Shard, partition: &Partition) {
     if let Err(error) = partition.log.clone().delete().await {
         // A later log of this name sees by the topic id that these files are not its own.
-        shard.undeleted.set(true);
+        shard.undeleted.borrow_mut().insert(partition.dir);
         tracing::error!(topic = %partition.topic, partition = partition.key.partition, %error,
             "the log of a deleted topic could not be removed");
     }
@@ -196,13 +211,33 @@ fn key_of(topic: &Topic, partition: i32) -> PartitionKey {
     }
 }
 
-/// Opens or makes a partition's log. The error says which directory, and what is wrong with it.
+/// The log directory that the metadata places a partition in.
+fn place(shard: &Shard, start: &StartState, known: &KnownPartition) -> Result<usize, NotOpen> {
+    let offline = |why: &str| Err(NotOpen::Dir(why.into()));
+    let Some(id) = known.directory(shard.start_config.node_id) else {
+        return offline("it was found in none, and not all log directories are there");
+    };
+    let Some(at) = start.dir_of(id) else {
+        let failed = start.dirs.iter().find_map(|dir| dir.failure.as_deref());
+        return offline(&match failed {
+            Some(why) => format!("directory.id {id} is not there; one could not be opened: {why}"),
+            None => format!("no directory of log.dirs has directory.id {id}"),
+        });
+    };
+    match shard.dirs.failure(at) {
+        Some(why) => Err(NotOpen::Dir(why)),
+        None => Ok(at),
+    }
+}
+
+/// Opens or makes a partition's log, in the directory that it was placed in and in no other: what
+/// is missing there is never made anew elsewhere.
 async fn open(
     shard: &Rc<Shard>,
     topic: &Arc<Topic>,
     index: i32,
     settings: &TopicSettings,
-) -> Result<(), String> {
+) -> Result<(), NotOpen> {
     let start = shard
         .start
         .borrow()
@@ -211,16 +246,23 @@ async fn open(
     let Some(known) = topic.partition(index) else {
         return Ok(());
     };
+    let at = place(shard, &start, known)?;
+    let not_open = |error: String| NotOpen::Log(at, error);
+    let start = &start.dirs[at];
     let name = (topic.name.to_string(), index);
-    let dir = start.log_dir.join(format!("{}-{}", topic.name, index));
+    let dir = start.path.join(format!("{}-{}", topic.name, index));
     let exists = set_stranger_aside(shard, &dir, topic.id)
         .await
-        .map_err(|error| format!("{}: {error}", dir.display()))?;
+        .map_err(|error| not_open(format!("{}: {error}", dir.display())))?;
     let key = key_of(topic, index);
     let had_records = start.high_watermarks.get(&name).is_some_and(|&end| end > 0);
-    if !exists && had_records && shard.offline.since_start(&key) {
-        // Whoever mends it is not done yet: an empty log now would hide the records for good.
-        return Err(format!("{}: the directory is gone", dir.display()));
+    let since_start = shard.image().version() == 0 || shard.offline.since_start(&key);
+    if !exists && had_records && since_start {
+        // An empty log now would hide the records for good.
+        return Err(not_open(format!(
+            "{}: the directory is gone",
+            dir.display()
+        )));
     }
     let checkpointed = |offsets: &OffsetMap| {
         if exists {
@@ -243,23 +285,46 @@ async fn open(
         recovery_point: checkpointed(&start.recovery_points),
         high_watermark: checkpointed(&start.high_watermarks),
         log_start: checkpointed(&start.log_starts),
-        start: if exists { start.kind } else { StartKind::Clean },
+        start: match start.kind {
+            Some(kind) if exists => kind,
+            None if exists => StartKind::Unclean,
+            _ => StartKind::Clean,
+        },
         config: settings.log.clone(),
     };
     // What recovery found and did is logged by the log itself.
-    let log = if exists {
-        let opened = Log::open(&shard.rt, &shard.storage, params).await;
+    let mut log = if exists {
+        let opened = Log::open(&shard.rt, &shard.storage, params.clone()).await;
         opened.map(|(log, _)| log)
     } else {
-        Log::create(&shard.rt, &shard.storage, params).await
+        Log::create(&shard.rt, &shard.storage, params.clone()).await
     };
-    let log = log.map_err(|error| error.to_string())?;
+    // The broker's own topics are made and opened on a full disk too.
+    while settings.log.uses_reserve
+        && matches!(log, Err(LogError::NoSpace))
+        && release(shard, at).await
+    {
+        let opened = Log::open(&shard.rt, &shard.storage, params.clone()).await;
+        log = opened.map(|(log, _)| log);
+    }
+    let log = log.map_err(|error| not_open(error.to_string()))?;
+    if let Some(why) = shard.dirs.failure(at) {
+        log.condemn(&why);
+        return Err(NotOpen::Dir(why));
+    }
     let name = topic.name.to_string();
     let rules = settings.rules.clone();
-    let partition = Partition::new(key, name, known.leader_epoch, log, rules);
+    let partition = Partition::new(key, name, at, known.leader_epoch, log, rules);
     shard.insert_partition(Rc::clone(&partition));
     crate::groups::opened(shard, &partition);
     Ok(())
+}
+
+/// Has a part of a directory's reserve given back; false when nothing is left of it.
+async fn release(shard: &Shard, at: usize) -> bool {
+    let release = Request::Operate(Operation::ReleaseReserve(at));
+    let released = shard.call(ShardId(0), release).await;
+    matches!(released, Some(Response::Released(true)))
 }
 
 /// True when `dir` holds this topic's log. One of another topic id is left from a deletion that a

@@ -1,5 +1,6 @@
 //! What shards say to each other: each request is answered once.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::connection::Arrival;
 use crate::controller::{AdminAnswer, AdminRequest};
 use crate::daemon::start_state::StartState;
 use crate::errors::PartitionError;
+use crate::log_dirs::Found;
+use crate::shard::dirs::DirNews;
 use crate::stats::ShardStats;
 
 /// Names a partition everywhere in one process: the topic's id does not come back with its name.
@@ -238,6 +241,8 @@ pub enum Request {
     Marks,
     /// What the start found on disk; comes before the first image.
     Begin(Arc<StartState>),
+    /// A log directory failed, is full, or has space again.
+    DirNews(DirNews),
 }
 
 /// Requests beside the way of records: checkpoint files, and the stop.
@@ -261,6 +266,10 @@ pub enum Operation {
     Reload(Arc<BrokerConfig>),
     /// Answer: a sign of life.
     Ping,
+    /// A log directory met an I/O error, or is full (shard 0).
+    DirFound(usize, Found),
+    /// Give part of a log directory's reserve back, for something that must be written (shard 0).
+    ReleaseReserve(usize),
     /// Close connections and logs.
     Stop,
     /// Stop all shards and leave a clean marker (shard 0).
@@ -276,6 +285,8 @@ pub struct CheckpointMarks {
     pub topic: String,
     /// Partition index.
     pub partition: i32,
+    /// Its log directory.
+    pub dir: usize,
     /// Everything below is flushed, with its indexes and producer state.
     pub recovery_point: i64,
     /// High watermark.
@@ -302,8 +313,9 @@ pub enum Response {
     DeleteRecords(Vec<Result<i64, PartitionError>>),
     /// In the order asked.
     Producers(Vec<Result<Vec<ActiveProducer>, PartitionError>>),
-    /// Sizes; the flag is true when a log failed or cannot be opened.
-    LogSizes(Vec<LogSize>, bool),
+    /// Sizes with the logs' directories; the directories that failed, or with a log that failed or
+    /// cannot be opened.
+    LogSizes(Vec<(usize, LogSize)>, BTreeSet<usize>),
     /// The image holds on this shard.
     ImageApplied,
     /// The controller's answer.
@@ -314,12 +326,14 @@ pub enum Response {
     Stats(Box<ShardStats>),
     /// Marks of all partitions of the shard whose log could be flushed.
     Checkpoint(Vec<CheckpointMarks>),
-    /// Marks at the end, and whether every log closed cleanly.
-    Stopped(Vec<CheckpointMarks>, bool),
+    /// Marks at the end, and the directories in which not every log closed cleanly.
+    Stopped(Vec<CheckpointMarks>, BTreeSet<usize>),
     /// Lowered or forgotten, or why not.
     Lowered(Result<(), String>),
     /// Raised, or why not.
     Raised(std::io::Result<()>),
+    /// Whether something of the reserve was left.
+    Released(bool),
     /// Taken.
     Done,
 }

@@ -4,6 +4,7 @@
 
 pub mod append;
 pub mod apply;
+pub mod dirs;
 pub mod message;
 pub mod offline;
 pub mod partition;
@@ -12,7 +13,7 @@ pub mod retention;
 pub mod sink;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -24,7 +25,6 @@ use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::{Mesh, Reply};
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{Rt, ShardId, vital};
-use corelog_storage::log_dir::{LogDir, LogDirError};
 use corelog_storage::shard::ShardStorage;
 
 use self::message::{CheckpointMarks, Operation, PartitionKey, Request, Response};
@@ -35,6 +35,7 @@ use crate::controller::Controller;
 use crate::daemon::start_state::StartState;
 use crate::errors::PartitionError;
 use crate::groups::{self, Groups};
+use crate::log_dirs::{self, LogDirs};
 use crate::request_memory::RequestMemory;
 use crate::stats::{ShardStats, Stats};
 
@@ -104,10 +105,12 @@ pub struct Shard {
     pub(crate) stopping: Cell<bool>,
     /// Partitions whose logs could not be opened.
     pub offline: offline::Offline,
-    /// A log of this shard could not be deleted: the stop is not clean.
-    pub(crate) undeleted: Cell<bool>,
-    /// The log directory, on shard 0.
-    pub(crate) log_dir: RefCell<Option<Rc<LogDir>>>,
+    /// Directories in which a log of this shard could not be deleted: their stop is not clean.
+    pub(crate) undeleted: RefCell<BTreeSet<usize>>,
+    /// Log directories that do not serve.
+    pub(crate) dirs: dirs::ShardDirs,
+    /// All log directories, on shard 0.
+    pub(crate) log_dirs: RefCell<Option<Rc<LogDirs>>>,
     pub(crate) exiting: Cell<bool>,
     pub(crate) start: RefCell<Option<Arc<StartState>>>,
     /// Producer ids this shard may give out.
@@ -145,8 +148,9 @@ impl Shard {
             exit: Notify::new(),
             stopping: Cell::new(false),
             offline: offline::Offline::default(),
-            undeleted: Cell::new(false),
-            log_dir: RefCell::new(None),
+            undeleted: RefCell::default(),
+            dirs: dirs::ShardDirs::default(),
+            log_dirs: RefCell::new(None),
             exiting: Cell::new(false),
             start: RefCell::new(None),
             producer_ids: ProducerIds::default(),
@@ -177,13 +181,14 @@ impl Shard {
         Arc::clone(&start.cluster_id)
     }
 
-    /// The log directory, as it is configured.
-    pub fn log_dir_path(&self) -> std::path::PathBuf {
+    /// The directories of `log.dirs`, as they are configured.
+    pub fn log_dir_paths(&self) -> Vec<std::path::PathBuf> {
         let start = self.start.borrow();
         let start = start
             .as_ref()
             .expect("the start's findings come before the first connection");
-        start.log_dir.clone()
+        let log_dirs = start.dirs.iter().take(start.log_dirs);
+        log_dirs.map(|dir| dir.path.clone()).collect()
     }
 
     /// The broker's configuration now, dynamic changes included.
@@ -255,10 +260,14 @@ impl Shard {
     /// A partition this shard owns.
     ///
     /// Errors: `NotLeaderOrFollower` when the metadata has it and this shard does not (yet),
-    /// `UnknownTopicOrPartition` when the metadata does not have it.
+    /// `UnknownTopicOrPartition` when the metadata does not have it, `DirOffline` when its log
+    /// directory is.
     pub fn partition(&self, key: &PartitionKey) -> Result<Rc<Partition>, PartitionError> {
         if let Some(partition) = self.partitions.borrow().get(key) {
             return Ok(Rc::clone(partition));
+        }
+        if self.offline.is_in_dir(key) {
+            return Err(PartitionError::DirOffline);
         }
         let image = self.image.borrow();
         match image.topic_by_id(&key.topic_id) {
@@ -391,7 +400,12 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             vital(apply::apply_image(&shard, image)).await;
             Response::ImageApplied
         }),
+        Request::DirNews(news) => {
+            dirs::take(shard, news);
+            reply.send(Response::Done);
+        }
         Request::Begin(start) => {
+            dirs::begin(shard, &start);
             *shard.start.borrow_mut() = Some(start);
             reply.send(Response::Done);
         }
@@ -427,13 +441,11 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
 fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
     match operation {
         Operation::LowerCheckpoint(topic, partition, offset) => {
-            let dir = shard.log_dir.borrow().clone();
-            answer(shard, "lower_checkpoint", reply, |_| async move {
-                Response::Lowered(match dir {
-                    Some(dir) => vital(dir.lower(&topic, partition, offset))
-                        .await
-                        .map_err(|e| e.to_string()),
-                    None => Err("the log directory is not open on this shard".to_owned()),
+            let dirs = shard.log_dirs.borrow().clone();
+            answer(shard, "lower_checkpoint", reply, |shard| async move {
+                Response::Lowered(match dirs {
+                    Some(dirs) => vital(dirs.lower(&shard, (topic, partition), offset)).await,
+                    None => Err("the log directories are not open on this shard".to_owned()),
                 })
             });
         }
@@ -443,26 +455,39 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             log_start,
             recovery_point,
         } => {
-            let dir = shard.log_dir.borrow().clone();
-            answer(shard, "raise_log_start", reply, move |_| async move {
-                let gone = || std::io::Error::other("the log directory is not open on this shard");
-                Response::Raised(match dir {
-                    Some(dir) => dir
-                        .raise_log_start(&topic, partition, log_start, recovery_point)
-                        .await
-                        .map_err(LogDirError::into_io),
-                    None => Err(gone()),
+            let dirs = shard.log_dirs.borrow().clone();
+            answer(shard, "raise_log_start", reply, move |shard| async move {
+                let name = (topic, partition);
+                Response::Raised(match dirs {
+                    Some(dirs) => {
+                        let raised = dirs.raise_log_start(&shard, name, log_start, recovery_point);
+                        raised.await
+                    }
+                    None => Err(std::io::Error::other(
+                        "the log directories are not open on this shard",
+                    )),
                 })
             });
         }
         Operation::ForgetCheckpoints(partitions) => {
-            let dir = shard.log_dir.borrow().clone();
-            answer(shard, "forget_checkpoints", reply, |_| async move {
-                Response::Lowered(match dir {
-                    Some(dir) => vital(dir.forget(&partitions))
-                        .await
-                        .map_err(|e| e.to_string()),
-                    None => Err("the log directory is not open on this shard".to_owned()),
+            let dirs = shard.log_dirs.borrow().clone();
+            answer(shard, "forget_checkpoints", reply, |shard| async move {
+                Response::Lowered(match dirs {
+                    Some(dirs) => vital(dirs.forget(&shard, &partitions)).await,
+                    None => Err("the log directories are not open on this shard".to_owned()),
+                })
+            });
+        }
+        Operation::DirFound(at, found) => {
+            log_dirs::report(shard, at, found);
+            reply.send(Response::Done);
+        }
+        Operation::ReleaseReserve(at) => {
+            let dirs = shard.log_dirs.borrow().clone();
+            answer(shard, "release_reserve", reply, move |_| async move {
+                Response::Released(match dirs {
+                    Some(dirs) => dirs.release(at).await,
+                    None => false,
                 })
             });
         }
@@ -472,8 +497,8 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
         }),
         Operation::Ping => reply.send(Response::Done),
         Operation::Stop => answer(shard, "stop", reply, |shard| async move {
-            let (marks, clean) = vital(stop(&shard)).await;
-            Response::Stopped(marks, clean)
+            let (marks, unclean) = vital(stop(&shard)).await;
+            Response::Stopped(marks, unclean)
         }),
         Operation::Shutdown => answer(shard, "shutdown", reply, |shard| async move {
             vital(crate::daemon::shutdown::shutdown(&shard)).await;
@@ -502,34 +527,46 @@ fn marks_of(partition: &Partition) -> CheckpointMarks {
     CheckpointMarks {
         topic: partition.topic.clone(),
         partition: partition.key.partition,
+        dir: partition.dir,
         recovery_point: marks.recovery_point,
         high_watermark: marks.high_watermark,
         log_start: marks.log_start,
     }
 }
 
+/// Marks of all partitions, also of those that wait for their logs to be opened: of these, what the
+/// start found.
 fn marks(shard: &Shard) -> Vec<CheckpointMarks> {
-    shard
+    let mut marks: Vec<CheckpointMarks> = shard
         .partitions
         .borrow()
         .values()
         .map(|partition| marks_of(partition))
-        .collect()
+        .collect();
+    if !shard.offline.is_empty() {
+        marks.extend(offline::marks(shard));
+    }
+    marks
 }
 
-/// Sizes of the shard's logs, and whether one of them failed or could not be opened.
-fn log_sizes(shard: &Shard) -> (Vec<LogSize>, bool) {
+/// Sizes of the shard's logs, and the directories in which one of them failed or could not be opened.
+fn log_sizes(shard: &Shard) -> (Vec<(usize, LogSize)>, BTreeSet<usize>) {
     let partitions = shard.partitions.borrow();
-    let size = |partition: &Rc<Partition>| LogSize {
-        topic: partition.topic.clone(),
-        partition: partition.key.partition,
-        bytes: partition.log.size_bytes(),
+    let size = |partition: &Rc<Partition>| {
+        let size = LogSize {
+            topic: partition.topic.clone(),
+            partition: partition.key.partition,
+            bytes: partition.log.size_bytes(),
+        };
+        (partition.dir, size)
     };
-    let failed = |partition: &Rc<Partition>| partition.log.failure().is_some();
-    (
-        partitions.values().map(size).collect(),
-        !shard.offline.is_empty() || partitions.values().any(failed),
-    )
+    let failed = partitions
+        .values()
+        .filter(|partition| partition.log.failure().is_some());
+    let mut dirs: BTreeSet<usize> = failed.map(|partition| partition.dir).collect();
+    dirs.extend(shard.offline.dirs());
+    dirs.extend(shard.dirs.offline());
+    (partitions.values().map(size).collect(), dirs)
 }
 
 /// Flushes every log that has something new and gives the marks for the checkpoint files.
@@ -543,13 +580,14 @@ async fn checkpoint(shard: &Rc<Shard>) -> Vec<CheckpointMarks> {
     marks(shard)
 }
 
-/// Closes connections, then logs. The flag is true when every log was closed cleanly.
-async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
+/// Closes connections, then logs. Gives the directories in which not every log was closed cleanly.
+async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, BTreeSet<usize>) {
     shard.stopping.set(true);
     crate::connection::close_all(shard).await;
     groups::stop(shard);
-    let mut clean = !shard.undeleted.get() && shard.offline.is_empty();
-    let mut closed = Vec::new();
+    let mut unclean = shard.undeleted.borrow().clone();
+    unclean.extend(shard.offline.dirs());
+    let mut closed = Vec::from_iter(offline::marks(shard));
     for group in shard.partitions().chunks(CLOSE_AT_ONCE) {
         let mut closing = Vec::with_capacity(group.len());
         for partition in group {
@@ -564,17 +602,32 @@ async fn stop(shard: &Rc<Shard>) -> (Vec<CheckpointMarks>, bool) {
                 let error = ended.map(Result::err);
                 tracing::error!(topic = %partition.topic, partition = partition.key.partition, ?error,
                     "the log did not close cleanly; it will be recovered at the next start");
-                clean = false;
+                unclean.insert(partition.dir);
             }
             closed.push(marks_of(partition));
         }
     }
-    (closed, clean)
+    (closed, unclean)
+}
+
+/// Counts log directories, on the shard that looks after them.
+fn count_dirs(shard: &Shard, is_counted: fn(&log_dirs::Dir) -> bool) -> i64 {
+    let dirs = shard.log_dirs.borrow();
+    let dirs = dirs.as_ref().map_or(&[][..], |dirs| dirs.dirs());
+    dirs.iter().filter(|dir| is_counted(dir)).count() as i64
+}
+
+fn reserve_bytes(shard: &Shard) -> i64 {
+    let dirs = shard.log_dirs.borrow();
+    let dirs = dirs.as_ref().map_or(&[][..], |dirs| dirs.dirs());
+    let open = dirs.iter().filter_map(log_dirs::Dir::online);
+    open.map(|dir| dir.reserve_bytes() as i64).sum()
 }
 
 fn stats(shard: &Shard) -> ShardStats {
     let mut stats = shard.stats.snapshot(usize::from(shard.id().0));
     stats.partitions = shard.partitions.borrow().len() as u64;
+    stats.log_dirs = log_dirs::health(shard);
     crate::stats::add_runtime(&mut stats, &shard.rt.counters());
     crate::stats::add_storage(&mut stats, &shard.storage);
     let sessions = shard.fetch_sessions.borrow();
@@ -606,13 +659,28 @@ fn stats(shard: &Shard) -> ShardStats {
         ),
         (
             "corelog_partitions_offline",
-            "Partitions whose logs cannot be opened.",
+            "Partitions whose logs cannot be opened, or whose log directories are offline.",
             shard.offline.len() as i64,
         ),
         (
             "corelog_segment_files_open",
             "Descriptors of segment files kept open, about.",
             shard.storage.open_files() as i64,
+        ),
+        (
+            "corelog_log_dirs_offline",
+            "Log directories that failed and serve nothing until the next start.",
+            count_dirs(shard, |dir| dir.failure().is_some()),
+        ),
+        (
+            "corelog_log_dirs_full",
+            "Log directories whose disk is full: appends are refused.",
+            count_dirs(shard, log_dirs::Dir::is_full),
+        ),
+        (
+            "corelog_log_dirs_reserve_bytes",
+            "Space kept back for metadata, checkpoints and internal topics on full disks.",
+            reserve_bytes(shard),
         ),
     ]);
     stats.stalls = shard.rt.stalls();

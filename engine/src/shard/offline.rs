@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelog_runtime::sync::FifoMutex;
+use corelog_runtime::sync::{FifoMutex, Notify};
 
 use super::Shard;
 use super::apply::open_again;
-use super::message::PartitionKey;
+use super::message::{CheckpointMarks, PartitionKey};
 
 /// First and longest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -17,6 +17,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 struct Reason {
     text: String,
+    /// The directory it is in.
+    dir: usize,
     /// It was there before this process was: files of its name are its own.
     since_start: bool,
 }
@@ -25,29 +27,63 @@ struct Reason {
 #[derive(Default)]
 pub struct Offline {
     partitions: RefCell<BTreeMap<PartitionKey, Reason>>,
+    /// Those whose log directory is offline, or not there at all: they are not tried again.
+    in_dirs: RefCell<BTreeSet<PartitionKey>>,
     /// Held while logs are opened and dropped.
     pub(super) opening: FifoMutex,
     retrying: Cell<bool>,
+    /// What was in the way may be gone.
+    hurry: Notify,
 }
 
 impl Offline {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.partitions.borrow().len()
+    /// Those that are tried again are tried at once: there is space on a disk that was full.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_all();
     }
 
-    /// Every partition of the shard is open.
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.partitions.borrow().len() + self.in_dirs.borrow().len()
+    }
+
+    /// There is none that could be tried again.
     pub fn is_empty(&self) -> bool {
         self.partitions.borrow().is_empty()
     }
 
-    /// Which they are.
+    /// Those that are tried again.
     pub(super) fn keys(&self) -> BTreeSet<PartitionKey> {
         self.partitions.borrow().keys().copied().collect()
     }
 
+    /// Directories of those that are tried again.
+    pub(super) fn dirs(&self) -> BTreeSet<usize> {
+        let partitions = self.partitions.borrow();
+        partitions.values().map(|reason| reason.dir).collect()
+    }
+
+    /// Its log directory is offline.
+    pub fn is_in_dir(&self, key: &PartitionKey) -> bool {
+        self.in_dirs.borrow().contains(key)
+    }
+
+    /// Notes that its log directory is offline; true when that is news.
+    pub(super) fn add_dir(&self, key: PartitionKey) -> bool {
+        self.partitions.borrow_mut().remove(&key);
+        self.in_dirs.borrow_mut().insert(key)
+    }
+
+    /// Drops those that are not `kept`: their topics are gone.
+    pub(super) fn retain(&self, kept: &BTreeSet<PartitionKey>) {
+        self.partitions
+            .borrow_mut()
+            .retain(|key, _| kept.contains(key));
+        self.in_dirs.borrow_mut().retain(|key| kept.contains(key));
+    }
+
     /// Notes why a log could not be opened; true when that is news.
-    pub(super) fn add(&self, key: PartitionKey, text: &str, since_start: bool) -> bool {
+    pub(super) fn add(&self, key: PartitionKey, dir: usize, text: &str, since_start: bool) -> bool {
         let mut partitions = self.partitions.borrow_mut();
         if let Some(known) = partitions.get_mut(&key) {
             let is_news = known.text != text;
@@ -55,7 +91,12 @@ impl Offline {
             return is_news;
         }
         let text = text.to_owned();
-        partitions.insert(key, Reason { text, since_start });
+        let reason = Reason {
+            text,
+            dir,
+            since_start,
+        };
+        partitions.insert(key, reason);
         true
     }
 
@@ -67,6 +108,7 @@ impl Offline {
 
     /// The log is open, or its topic is gone; true when it was offline.
     pub(super) fn remove(&self, key: &PartitionKey) -> bool {
+        self.in_dirs.borrow_mut().remove(key);
         self.partitions.borrow_mut().remove(key).is_some()
     }
 }
@@ -80,7 +122,7 @@ pub(super) fn retry(shard: &Rc<Shard>) {
     shard.clone().spawn("open_again", async move {
         let mut pause = PAUSE_MIN;
         while !shard.offline.is_empty() {
-            shard.rt.sleep(pause).await;
+            crate::race::race(shard.rt.sleep(pause), shard.offline.hurry.notified()).await;
             pause = (pause * 2).min(PAUSE_MAX);
             let _turn = shard.offline.opening.lock().await;
             if shard.stopping.get() {
@@ -90,4 +132,31 @@ pub(super) fn retry(shard: &Rc<Shard>) {
         }
         shard.offline.retrying.set(false);
     });
+}
+
+/// Checkpoint marks of those that are tried again, as the start found them: until their logs are
+/// open nothing else is known, and nothing may be forgotten.
+pub(super) fn marks(shard: &Shard) -> Vec<CheckpointMarks> {
+    let start = shard.start.borrow();
+    let Some(start) = start.as_ref() else {
+        return Vec::new();
+    };
+    let image = shard.image();
+    let of = |(key, reason): (&PartitionKey, &Reason)| {
+        let topic = image.topic_by_id(&key.topic_id)?.name.to_string();
+        let start = start.dirs.get(reason.dir)?;
+        let name = (topic, key.partition);
+        let found = |offsets: &BTreeMap<_, i64>| offsets.get(&name).copied().unwrap_or(0);
+        Some(CheckpointMarks {
+            partition: name.1,
+            dir: reason.dir,
+            recovery_point: found(&start.recovery_points),
+            high_watermark: found(&start.high_watermarks),
+            log_start: found(&start.log_starts),
+            topic: name.0,
+        })
+    };
+    let partitions = shard.offline.partitions.borrow();
+    let known = partitions.iter().filter(|(_, reason)| reason.since_start);
+    known.filter_map(of).collect()
 }

@@ -95,6 +95,8 @@ pub struct Partition {
     pub key: PartitionKey,
     /// Topic name.
     pub topic: String,
+    /// Its log directory, by its place in the start's list.
+    pub dir: usize,
     /// Epoch of the leadership that appends carry.
     pub leader_epoch: i32,
     /// The log.
@@ -108,6 +110,7 @@ impl Partition {
     pub fn new(
         key: PartitionKey,
         topic: String,
+        dir: usize,
         leader_epoch: i32,
         log: Log,
         rules: AppendRules,
@@ -115,6 +118,7 @@ impl Partition {
         let partition = Rc::new(Partition {
             key,
             topic,
+            dir,
             leader_epoch,
             log,
             rules: RefCell::new(Rc::new(rules)),

@@ -17,6 +17,7 @@ mod hostile;
 mod idempotence;
 mod leaving;
 mod limits;
+mod log_dirs;
 mod metrics;
 mod model;
 mod offline;

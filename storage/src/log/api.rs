@@ -195,11 +195,11 @@ impl fmt::Display for DeleteRecordsError {
 
 impl std::error::Error for DeleteRecordsError {}
 
-/// ENOSPC or EDQUOT.
-pub(crate) fn is_no_space(error: &io::Error) -> bool {
+/// ENOSPC or EDQUOT, or a write that again and again took less than a block: the last bytes of a disk.
+pub fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
     )
 }
 
@@ -239,12 +239,6 @@ pub enum ReadError {
     Stale,
     /// The log is closed or deleted.
     Closed,
-}
-
-impl ReadError {
-    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
-        Self::Io(format!("{what}: {error}").into())
-    }
 }
 
 impl fmt::Display for ReadError {

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Log, LogError, LogInner};
+use crate::guard::is_passing;
 use crate::leader_epochs;
+use crate::log::api::is_no_space;
 use crate::log::files::{replace_files, unlink_if_there};
 use crate::log::roll::NextFile;
 use crate::log::segment::{
@@ -35,7 +37,10 @@ impl Log {
         };
         let point = match is_done {
             true => end,
-            false => log.checkpoint_now().await?,
+            false => {
+                let uses_reserve = log.config.borrow().uses_reserve;
+                log.checkpoint_now(uses_reserve).await?
+            }
         };
         if is_idle {
             log.rest().await?;
@@ -91,7 +96,7 @@ impl LogInner {
     }
 
     /// The caller holds `maintenance`.
-    pub async fn checkpoint_now(self: &Rc<Self>) -> Result<i64, LogError> {
+    pub async fn checkpoint_now(self: &Rc<Self>, uses_reserve: bool) -> Result<i64, LogError> {
         // What is written below must be the state at `end` exactly: taken now, used once the log
         // is flushed up to there.
         let dir = self.dir.borrow().clone();
@@ -136,9 +141,15 @@ impl LogInner {
         }
         files.extend(others);
         let _turn = turn;
-        if let Err(error) = replace_files(&self.rt, &dir, files).await {
-            self.state.borrow_mut().epochs_changed = true;
-            return Err(self.soft_failure("checkpoint", &error));
+        loop {
+            match replace_files(&self.rt, &dir, files.clone()).await {
+                Ok(()) => break,
+                Err(error) if is_no_space(&error) && self.make_space(uses_reserve).await => {}
+                Err(error) => {
+                    self.state.borrow_mut().epochs_changed = true;
+                    return Err(self.soft_failure("checkpoint", &error));
+                }
+            }
         }
         {
             let mut state = self.state.borrow_mut();
@@ -147,6 +158,7 @@ impl LogInner {
             state.marks.set_recovery_point(end);
         }
         if let Err(error) = self.drop_old_snapshots(end).await {
+            self.read_error("drop of old snapshots", &error);
             tracing::warn!(dir = %dir.display(), %error, "old producer snapshots stay");
         }
         Ok(end)
@@ -155,7 +167,7 @@ impl LogInner {
     /// An error beside the log itself: without space the log lives on, others end it.
     pub(super) fn soft_failure(&self, what: &str, error: &io::Error) -> LogError {
         // Too many open files, or no memory for one: as passing as a full disk.
-        if matches!(error.raw_os_error(), Some(12 | 23 | 24)) {
+        if is_passing(error) {
             tracing::warn!(what, %error, "put off");
             return LogError::Io(format!("{what}: {error}").into());
         }
@@ -209,11 +221,12 @@ impl LogInner {
             unlink_if_there(&self.rt, &dir.join(PREPARED_NAME)).await
         };
         if let Err(error) = trim.await {
-            return Err(self.fail("clean stop", error));
+            return Err(self.fail("clean stop", &error));
         }
         active.index.borrow_mut().seal();
         self.state.borrow_mut().epochs_changed = true;
-        let end = self.checkpoint_now().await?;
+        // The last to ask: what is left of the reserve has no other use.
+        let end = self.checkpoint_now(true).await?;
         {
             let mut state = self.state.borrow_mut();
             state.closed = true;
@@ -255,9 +268,10 @@ impl LogInner {
         }
         self.tail.clear();
         self.progress.take();
-        self.delete_files()
-            .await
-            .map_err(|error| LogError::io("delete", &error))
+        self.delete_files().await.map_err(|error| {
+            self.read_error("delete", &error);
+            LogError::io("delete", &error)
+        })
     }
 
     /// Waits for whatever makes or renames files: rolls, seals, the next file.

@@ -90,13 +90,13 @@ impl LogInner {
         let point = match self.find_cut(active, offset).await {
             Ok(point) => point,
             Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
-            Err(error) => return Err(self.fail("cut", error)),
+            Err(error) => return Err(self.fail("cut", &error)),
         };
         let end = point.offset;
         match self.lower_checkpoints(end).await {
             Ok(()) => {}
             Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
-            Err(error) => return Err(self.fail("cut", error)),
+            Err(error) => return Err(self.fail("cut", &error)),
         }
         self.shard.count(|c| {
             c.cuts += 1;
@@ -106,7 +106,7 @@ impl LogInner {
         // Half a cut is no state to go on from.
         self.cut_files(point)
             .await
-            .map_err(|error| self.fail("cut", error))
+            .map_err(|error| self.fail("cut", &error))
     }
 
     async fn lower_checkpoints(&self, end: i64) -> io::Result<()> {

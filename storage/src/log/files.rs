@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use corelog_runtime::{OpenOptions, Rt};
 
+use crate::guard::is_passing;
 use crate::log::api::is_no_space;
 
 /// Suffix of a file being written; found after a crash, it is removed.
@@ -48,8 +49,8 @@ pub(crate) async fn replace_files(
     rt.sync_dir(dir).await
 }
 
-/// As [`replace_files`], for what can be rebuilt from the log: without space the files are removed
-/// instead, because a stale one would be believed.
+/// As [`replace_files`], for what can be rebuilt from the log: without space, or without a descriptor
+/// to be had, the files are removed instead, because a stale one would be believed.
 pub(crate) async fn replace_derived_files(
     rt: &Rt,
     dir: &Path,
@@ -57,8 +58,8 @@ pub(crate) async fn replace_derived_files(
 ) -> io::Result<()> {
     let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
     match replace_files(rt, dir, files).await {
-        Err(error) if is_no_space(&error) => {
-            tracing::warn!(dir = %dir.display(), "no space for index files: they will be rebuilt");
+        Err(error) if is_no_space(&error) || is_passing(&error) => {
+            tracing::warn!(dir = %dir.display(), %error, "index files will be rebuilt when they are needed");
             for path in paths {
                 unlink_if_there(rt, &temporary(&path)).await?;
                 unlink_if_there(rt, &path).await?;

@@ -31,6 +31,7 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ use corelog_runtime::sync::{FifoMutex, Guard, Notify, Receiver, Ticket};
 
 pub use api::{
     AppendError, Appended, DeleteRecordsError, FileRange, LogError, LogParams, ReadError, ReadPlan,
-    RecoveryReport, ValidatedBatch,
+    RecoveryReport, ValidatedBatch, is_no_space,
 };
 pub use retention::Retained;
 pub(crate) use segment::OpenSegment;
@@ -50,6 +51,7 @@ pub(crate) use tail::LogTail;
 
 use crate::config::LogConfig;
 use crate::flush_policy::{FlushState, Requirement};
+use crate::guard;
 use crate::leader_epochs::LeaderEpochs;
 use crate::marks::{LiveMarks, Marks};
 use crate::producer_state::{ActiveProducer, ProducerState};
@@ -184,19 +186,29 @@ impl LogInner {
         })
     }
 
-    /// The first failure stops the log: no later append is accepted, nobody waits in vain.
-    pub fn fail(&self, what: impl fmt::Display, error: impl fmt::Display) -> LogError {
+    /// The first failure stops the log: no later append is accepted, nobody waits in vain. An
+    /// error that is the directory's is told to its guard.
+    pub fn fail(&self, what: impl fmt::Display, error: &io::Error) -> LogError {
         let why: Arc<str> = format!("{}-{}: {what}: {error}", self.topic, self.partition).into();
-        let mut state = self.state.borrow_mut();
-        if state.failed.is_none() {
+        if self.stop_with(&why) {
             tracing::error!(
                 topic = self.topic,
                 partition = self.partition,
                 "the log failed: {why}"
             );
-            state.failed = Some(why.clone());
             self.shard.count(|c| c.failures += 1);
+            if guard::condemns(error) {
+                self.shard.tell_failed(&self.log_dir(), &why);
+            }
         }
+        LogError::Io(why)
+    }
+
+    /// Stops the log for this reason; true when it went on until now.
+    fn stop_with(&self, why: &Arc<str>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let is_first = state.failed.is_none();
+        state.failed.get_or_insert_with(|| why.clone());
         let open: Vec<_> = state.open.iter().cloned().collect();
         drop(state);
         self.end_waits(i64::MIN);
@@ -205,7 +217,40 @@ impl LogInner {
         }
         self.segments_changed.notify_all();
         self.call_progress();
-        LogError::Io(why)
+        is_first
+    }
+
+    /// An error of a read, told to the directory's guard when it is the device's.
+    pub fn read_error(&self, what: impl fmt::Display, error: &io::Error) -> ReadError {
+        let what = format!("{}-{}: {what}", self.topic, self.partition);
+        self.shard.read_error(&self.log_dir(), what, error)
+    }
+
+    /// The log directory that this log is in.
+    pub fn log_dir(&self) -> PathBuf {
+        guard::log_dir_of(&self.dir.borrow())
+    }
+
+    /// The directory has no room, and this log has no right to its reserve.
+    pub fn is_out_of_space(&self) -> bool {
+        !self.config.borrow().uses_reserve && self.is_dir_full()
+    }
+
+    /// The directory has no room.
+    pub fn is_dir_full(&self) -> bool {
+        let guard = self.shard.guard();
+        guard.is_some_and(|guard| guard.is_full(&self.log_dir()))
+    }
+
+    /// After a refusal for want of space: tells the guard, and is true when the same is to be
+    /// tried again, because something of the reserve was given back for it.
+    pub async fn make_space(&self, may_use_reserve: bool) -> bool {
+        let Some(guard) = self.shard.guard() else {
+            return false;
+        };
+        let log_dir = self.log_dir();
+        guard.no_space(&log_dir);
+        may_use_reserve && guard.release(&log_dir).await
     }
 
     /// Fails every waiter beyond `offset`.
@@ -340,6 +385,12 @@ impl Log {
     /// log failed. One at a time; the last one set counts.
     pub fn on_progress(&self, f: Box<dyn Fn()>) {
         *self.0.progress.borrow_mut() = Some(Rc::from(f));
+    }
+
+    /// Stops the log because its directory failed, for the directory's reason: nothing more is
+    /// accepted, and whoever waits is told. A log that failed before keeps its own reason.
+    pub fn condemn(&self, why: &Arc<str>) {
+        self.0.stop_with(why);
     }
 
     /// Why the log failed, if it did.

@@ -13,6 +13,7 @@ use corelog_runtime::{File, OpenOptions, Rt};
 use super::{Log, LogError, LogInner, LogParams, RecoveryReport, State};
 use crate::checkpoint_files::{PARTITION_METADATA, encode_partition_metadata};
 use crate::flush_policy::FlushState;
+use crate::guard::log_dir_of;
 use crate::index::{IndexBuilder, OffsetIndex, TimeIndex};
 use crate::leader_epochs::{self, LeaderEpochs};
 use crate::log::files::{
@@ -69,9 +70,8 @@ impl Log {
             params: &params,
             deleted: RefCell::default(),
         };
-        let parts = opening.create().await.map_err(|error| {
-            LogError::io(format_args!("cannot make {}", params.dir.display()), &error)
-        })?;
+        let parts = opening.create().await;
+        let parts = parts.map_err(|error| opening.refused("cannot make", &error))?;
         Ok(assemble(rt, shard, &params, parts))
     }
 
@@ -89,9 +89,8 @@ impl Log {
             params: &params,
             deleted: RefCell::default(),
         };
-        let parts = opening.open().await.map_err(|error| {
-            LogError::io(format_args!("cannot open {}", params.dir.display()), &error)
-        })?;
+        let parts = opening.open().await;
+        let parts = parts.map_err(|error| opening.refused("cannot open", &error))?;
         let report = parts.report.clone();
         let end = parts.active.end_offset.get();
         if (params.recovery_point > end || params.high_watermark > end)
@@ -124,6 +123,14 @@ impl Log {
 }
 
 impl Opening<'_> {
+    /// An error of making or opening; what the device refuses is told to the directory's guard.
+    fn refused(&self, what: &str, error: &io::Error) -> LogError {
+        let dir = &self.params.dir;
+        let what = format!("{what} {}", dir.display());
+        self.shard.read_error(&log_dir_of(dir), &what, error);
+        LogError::io(what, error)
+    }
+
     async fn create(&self) -> io::Result<Parts> {
         self.rt.mkdir_all(&self.params.dir).await?;
         if !self.segment_bases().await?.is_empty() {

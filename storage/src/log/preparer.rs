@@ -12,6 +12,7 @@ use std::rc::Rc;
 use corelog_runtime::{FallocateMode, File};
 
 use super::{AppendError, LogInner};
+use crate::guard::is_passing;
 use crate::log::api::{is_no_space, is_unsupported};
 use crate::log::segment::OpenSegment;
 use crate::log::writer::{align_down, align_up};
@@ -29,11 +30,23 @@ const FREE_SPACE_PART: u64 = 16;
 /// From this step size on space is allocated for several steps at once.
 const STEP_BYTES_GROUPED: u64 = 512 << 10;
 const STEPS_PER_ALLOCATION: u64 = 8;
+/// A step out of the reserve of a full disk.
+pub(super) const RESERVE_STEP_BYTES: u64 = 64 << 10;
 /// Zeros are written in pieces of this size, and only up to this much per step.
 const ZERO_BYTES: u64 = 256 << 10;
 const ZERO_STEP_BYTES_MAX: u64 = 32 << 20;
 /// Appends below this on average make zeroing worth its writes.
 const SMALL_APPEND_BYTES: u64 = 16 << 10;
+
+/// An error that refuses an append and harms nothing: the next one may do better.
+pub(super) fn is_refusal(error: &std::io::Error) -> bool {
+    is_no_space(error) || is_passing(error)
+}
+
+/// The refusal of a directory that is known to be full.
+pub(super) fn no_space() -> std::io::Error {
+    std::io::ErrorKind::StorageFull.into()
+}
 
 impl LogInner {
     /// Returns true when `bytes` more fit below the prepared end, false when the caller has to look
@@ -60,11 +73,11 @@ impl LogInner {
         });
         match step.await {
             Some(Ok(())) => Ok(false),
-            Some(Err(error)) if is_no_space(&error) => Err(AppendError::NoSpace),
+            Some(Err(error)) if is_refusal(&error) => Err(AppendError::NoSpace),
             Some(Err(error)) => {
                 let why = self.fail(
                     format_args!("fallocate of segment {}", segment.base_offset),
-                    error,
+                    &error,
                 );
                 Err(AppendError::DirOffline(why.to_string().into()))
             }
@@ -119,8 +132,17 @@ impl LogInner {
         let step = self.next_step(segment);
         let room = self.config.borrow().segment_bytes.saturating_sub(from);
         let end = align_up(from + step.min(room)).max(needed_end);
-        let file = self.file(segment).await?;
-        let end = self.allocate(segment, &file, end, needed_end).await?;
+        let uses_reserve = self.config.borrow().uses_reserve;
+        let (file, end) = loop {
+            if self.is_out_of_space() {
+                return Err(no_space());
+            }
+            let file = self.file(segment).await?;
+            match self.allocate(segment, &file, end, needed_end).await {
+                Err(error) if is_no_space(&error) && self.make_space(uses_reserve).await => {}
+                result => break (file, result?),
+            }
+        };
         if self.profits_from_zeros() {
             let is_over = || segment.prepare_urgent.get() || segment.rolled.get();
             self.write_zeros(&file, from, end, is_over).await?;
@@ -151,9 +173,15 @@ impl LogInner {
         }
         let segment_bytes = align_up(self.config.borrow().segment_bytes);
         let bytes = self.allocation_bytes(segment.prepare_step.get()).await;
-        let wanted = align_up(from.saturating_add(bytes))
+        let mut wanted = align_up(from.saturating_add(bytes))
             .min(segment_bytes)
             .max(needed_end);
+        if self.is_dir_full() {
+            // Out of the reserve: little more than is needed.
+            wanted = wanted
+                .min(align_up(from + RESERVE_STEP_BYTES))
+                .max(needed_end);
+        }
         let end = end.min(wanted);
         for to in [wanted, end, needed_end] {
             if to <= from {

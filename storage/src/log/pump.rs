@@ -7,11 +7,16 @@ use std::time::Duration;
 use corelog_runtime::Instant;
 
 use super::{LogError, LogInner};
+use crate::log::api::is_no_space;
+use crate::log::preparer::is_refusal;
 use crate::log::segment::OpenSegment;
 use crate::log::writer::WriteOut;
 
 /// Flushes under way at most: the second only when time ran out during the first.
 const FLIGHTS_MAX: u32 = 2;
+
+/// Between two tries of a write that found no space.
+const SPACE_PAUSE: Duration = Duration::from_millis(200);
 
 impl LogInner {
     /// Starts the writes of this turn at its end, so that one write carries all that was appended
@@ -127,11 +132,18 @@ impl LogInner {
         let (log, segment) = (self.clone(), segment.clone());
         self.background("log write", async move {
             let began = log.rt.now();
-            let write_at = async {
+            let write_at = async || {
                 let file = log.file(&segment).await?;
-                file.write_at(write.bufs, write.position, dsync).await
+                let bufs = write.bufs.clone();
+                file.write_at(bufs, write.position, dsync).await
             };
-            match write_at.await {
+            let result = loop {
+                match write_at().await {
+                    Err(error) if is_refusal(&error) && log.wait_for_space(&error).await => {}
+                    result => break result,
+                }
+            };
+            match result {
                 Ok(()) => {
                     if dsync {
                         let took = log.rt.now().saturating_duration_since(began);
@@ -146,11 +158,26 @@ impl LogInner {
                 Err(error) => {
                     log.fail(
                         format_args!("write of segment {}", segment.base_offset),
-                        error,
+                        &error,
                     );
                 }
             }
         });
+    }
+
+    /// A device that lends out more than it has may lack space for what the file system had promised.
+    /// The bytes have their offsets: they are written when there is space, from the reserve or
+    /// otherwise. The same goes for what else passes. False when the log stops meanwhile, or when
+    /// nobody looks after the directory.
+    async fn wait_for_space(&self, error: &io::Error) -> bool {
+        if self.shard.guard().is_none() {
+            return false;
+        }
+        if !is_no_space(error) || !self.make_space(true).await {
+            self.rt.sleep(SPACE_PAUSE).await;
+        }
+        let state = self.state.borrow();
+        state.failed.is_none() && !state.closed
     }
 
     fn pump_segment_unless_failed(self: &Rc<Self>, segment: &Rc<OpenSegment>) {
@@ -254,7 +281,7 @@ impl LogInner {
                     log.state.borrow_mut().flush.on_flush_failed();
                     log.fail(
                         format_args!("fdatasync of segment {}", segment.base_offset),
-                        error,
+                        &error,
                     );
                 }
             }

@@ -212,7 +212,7 @@ impl LogInner {
                 let shared = open.shared.clone();
                 let generation = shared.generation();
                 let file = self.file(open).await.map_err(|error| {
-                    ReadError::io(
+                    self.read_error(
                         format_args!("cannot open segment {}", open.base_offset),
                         &error,
                     )
@@ -229,15 +229,12 @@ impl LogInner {
             Segment::Sealed(sealed) => {
                 let shared = self.open_sealed(sealed).await?;
                 let generation = shared.generation();
-                let handle = shared.open_own(&self.rt).await.map_err(|error| {
-                    ReadError::io(
-                        format_args!("cannot open segment {}", sealed.base_offset),
-                        &error,
-                    )
-                })?;
+                let handle = shared.open_own(&self.rt).await;
+                let handle = handle.map_err(|error| self.cannot_open(sealed, &error))?;
                 let file = File::from_handle(&self.rt, handle);
                 let index = self.sealed_index(sealed, &file).await;
-                let index = index.map_err(|error| ReadError::io("cannot read an index", &error))?;
+                let index =
+                    index.map_err(|error| self.read_error("cannot read an index", &error))?;
                 let (size, end_offset) = (sealed.size, sealed.end_offset.get());
                 Ok(View {
                     shared,
@@ -261,13 +258,12 @@ impl LogInner {
         let path = segment_path(&self.dir.borrow(), sealed.base_offset, LOG);
         let options = segment_options(self.shard.limits().direct, false);
         let file = match open_or_deleted(&self.rt, &path, options).await {
+            Ok(file) => file,
             // It was unlinked after the reader had come for it.
             Err(error) if sealed.retired.get() && error.kind() == io::ErrorKind::NotFound => {
                 return Err(ReadError::Stale);
             }
-            result => result.map_err(|error| {
-                ReadError::io(format_args!("cannot open {}", path.display()), &error)
-            })?,
+            Err(error) => return Err(self.cannot_open(sealed, &error)),
         };
         // Another reader may have been faster: ranges of one file share its generation.
         let open = sealed.file.borrow().upgrade();
@@ -279,6 +275,21 @@ impl LogInner {
         });
         self.shard.keep_open(&shared);
         Ok(shared)
+    }
+
+    /// A segment that the log has and that is not there is as unreadable as one the device refuses.
+    fn cannot_open(&self, sealed: &SealedSegment, error: &io::Error) -> ReadError {
+        let base = sealed.base_offset;
+        let what = format!("cannot open segment {base}");
+        let is_gone = error.kind() == io::ErrorKind::NotFound;
+        if is_gone && !self.state.borrow().sealed.contains_key(&base) {
+            return ReadError::Stale;
+        }
+        let error = self.read_error(what, error);
+        if let (true, ReadError::Io(why)) = (is_gone, &error) {
+            self.shard.tell_failed(&self.log_dir(), why);
+        }
+        error
     }
 
     /// The indexes of a sealed segment: from memory, from their files, or rebuilt from the log when
@@ -422,10 +433,7 @@ impl LogInner {
             Ok(Found::Bad(why)) => Err(ReadError::Corrupt(
                 format!("segment {base} at byte {position}: {why}").into(),
             )),
-            Err(error) => Err(ReadError::io(
-                format_args!("cannot read segment {base}"),
-                &error,
-            )),
+            Err(error) => Err(self.read_error(format_args!("cannot read segment {base}"), &error)),
         }
     }
 }

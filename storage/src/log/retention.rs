@@ -117,7 +117,8 @@ impl LogInner {
         let start = last.end_offset.get();
         if self.state.borrow().marks.recovery_point < start {
             // Recovery would not find the producers of what is gone.
-            match self.checkpoint_now().await {
+            let uses_reserve = self.config.borrow().uses_reserve;
+            match self.checkpoint_now(uses_reserve).await {
                 Ok(_) => {}
                 // Without room for a checkpoint, only what lies below the last one goes.
                 Err(LogError::NoSpace) => {

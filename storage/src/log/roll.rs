@@ -14,6 +14,7 @@ use crate::config::LogConfig;
 use crate::index::IndexBuilder;
 use crate::log::api::{is_no_space, is_unsupported};
 use crate::log::files::replace_derived_files;
+use crate::log::preparer::{RESERVE_STEP_BYTES, is_refusal, no_space};
 use crate::log::read::Segment;
 use crate::log::scan::{LOOKUP_BYTES, Scanner};
 use crate::log::segment::{
@@ -101,9 +102,9 @@ impl LogInner {
         });
         match task.await {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) if is_no_space(&error) => Err(AppendError::NoSpace),
+            Some(Err(error)) if is_refusal(&error) => Err(AppendError::NoSpace),
             Some(Err(error)) => {
-                let why = self.fail("roll", error);
+                let why = self.fail("roll", &error);
                 Err(AppendError::DirOffline(why.to_string().into()))
             }
             None => Err(AppendError::Closed),
@@ -163,7 +164,7 @@ impl LogInner {
         let log = self.clone();
         self.background("log seal", async move {
             if let Err(error) = log.seal(&old, &segment, snapshot).await {
-                log.fail(format_args!("seal of segment {}", old.base_offset), error);
+                log.fail(format_args!("seal of segment {}", old.base_offset), &error);
             }
         });
         Ok(())
@@ -270,6 +271,20 @@ impl LogInner {
     }
 
     async fn make_next_file(&self, least: u64) -> io::Result<(File, u64)> {
+        let uses_reserve = self.config.borrow().uses_reserve;
+        loop {
+            // A file without space for appends is made on a full disk too.
+            if least > 0 && self.is_out_of_space() {
+                return Err(no_space());
+            }
+            match self.try_next_file(least).await {
+                Err(error) if is_no_space(&error) && self.make_space(uses_reserve).await => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_next_file(&self, least: u64) -> io::Result<(File, u64)> {
         let path = self.dir.borrow().join(PREPARED_NAME);
         let options = OpenOptions {
             create: true,
@@ -283,7 +298,11 @@ impl LogInner {
         }
         let step = self.state.borrow().active().prepare_step.get();
         let segment_bytes = self.config.borrow().segment_bytes.next_multiple_of(4096);
-        let least = least.min(segment_bytes);
+        let (least, step) = if self.is_dir_full() {
+            (RESERVE_STEP_BYTES.min(segment_bytes), 0)
+        } else {
+            (least.min(segment_bytes), step)
+        };
         let mut bytes = self
             .allocation_bytes(step)
             .await

@@ -64,7 +64,7 @@ pub(crate) fn parse_segment_name(name: &str) -> Option<(i64, &str)> {
 /// A segment's file as readers on any shard hold it. Open as long as anyone does.
 pub struct SegmentFile {
     base_offset: i64,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     sealed: AtomicBool,
     /// Its name is gone: it can be read through the descriptors that are open, and no other.
     unlinked: AtomicBool,

@@ -124,7 +124,8 @@ impl LogInner {
             Segment::Sealed(sealed) => {
                 let view = self.view(segment).await?;
                 let index = self.sealed_index(sealed, &view.file).await;
-                let index = index.map_err(|error| ReadError::io("cannot read an index", &error))?;
+                let index =
+                    index.map_err(|error| self.read_error("cannot read an index", &error))?;
                 Ok((index.times.last(), index.times.offset_for(timestamp)))
             }
         }
@@ -151,7 +152,7 @@ impl LogInner {
         };
         let bytes = scanner.read(position, header).await;
         let bytes = bytes
-            .map_err(|error| ReadError::io(format_args!("cannot read segment {base}"), &error))?;
+            .map_err(|error| self.read_error(format_args!("cannot read segment {base}"), &error))?;
         let batch = BatchView::parse(&bytes).map_err(|e| corrupt(e.to_string()))?;
         let records = batch
             .decompressed_records(DECOMPRESSED_BYTES_MAX)

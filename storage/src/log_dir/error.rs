@@ -58,6 +58,23 @@ pub enum LogDirError {
     },
 }
 
+impl LogDirError {
+    /// The error is of the directory's device or file system, not of what is in it: a broker with
+    /// other directories serves on without this one.
+    pub fn is_io(&self) -> bool {
+        matches!(self, LogDirError::Io { .. })
+    }
+
+    /// An error that takes a directory offline that was online; a want of space or of descriptors
+    /// does not.
+    pub fn condemns(&self) -> bool {
+        match self {
+            LogDirError::Io { source, .. } => crate::guard::condemns(source),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for LogDirError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,9 +6,15 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use corelog_runtime::Rt;
+use corelog_runtime::sim::SimWorld;
 use corelog_runtime::sync::FifoMutex;
 use corelog_storage::checkpoint_files::{OffsetMap, decode_offsets, encode_offsets};
+use corelog_storage::guard::DirGuard;
 use corelog_storage::shard::CheckpointSink;
 
 pub const ROOT: &str = "/data";
@@ -117,5 +123,86 @@ impl CheckpointSink for Disk {
             self.write_point(|| raised).await?;
             self.write_start(log_start).await
         })
+    }
+}
+
+/// Bytes that the reserve gives back at once, and how often it has something left.
+const PIECE_BYTES: u64 = 128 << 10;
+const PIECES: u32 = 3;
+
+/// Looks after the directory, as a broker does: ordinary appends are refused while it is full, a
+/// probe finds space again, and failures are told.
+pub struct Guard {
+    rt: Rt,
+    world: SimWorld,
+    full: Cell<bool>,
+    pieces: Cell<u32>,
+    pub told: Cell<u64>,
+    /// Parts of the reserve given back.
+    released: Rc<Cell<u64>>,
+}
+
+impl Guard {
+    pub fn new(rt: &Rt, world: &SimWorld, released: Rc<Cell<u64>>) -> Rc<Guard> {
+        Rc::new(Guard {
+            rt: rt.clone(),
+            world: world.clone(),
+            full: Cell::new(false),
+            pieces: Cell::new(PIECES),
+            told: Cell::new(0),
+            released,
+        })
+    }
+
+    pub fn is_known_full(&self) -> bool {
+        self.full.get()
+    }
+}
+
+/// The guard as a shard's storage holds it.
+pub struct Held(pub Rc<Guard>);
+
+impl DirGuard for Held {
+    fn is_full(&self, log_dir: &Path) -> bool {
+        assert_eq!(log_dir, Path::new(ROOT));
+        self.0.full.get()
+    }
+
+    fn no_space(&self, _log_dir: &Path) {
+        let guard = Rc::clone(&self.0);
+        if guard.full.replace(true) {
+            return;
+        }
+        let rt = guard.rt.clone();
+        let probe = async move {
+            loop {
+                guard.rt.sleep(Duration::from_millis(3)).await;
+                if guard.world.capacity_bytes() > guard.world.used_bytes() + (1 << 20) {
+                    guard.full.set(false);
+                    guard.pieces.set(PIECES);
+                    return;
+                }
+            }
+        };
+        rt.spawn("probe", probe).detach();
+    }
+
+    fn release<'a>(&'a self, _log_dir: &'a Path) -> Pin<Box<dyn Future<Output = bool> + 'a>> {
+        Box::pin(async move {
+            let left = self.0.pieces.get();
+            if left == 0 {
+                return false;
+            }
+            self.0.pieces.set(left - 1);
+            self.0.released.set(self.0.released.get() + 1);
+            let world = &self.0.world;
+            world.set_capacity(world.capacity_bytes().max(world.used_bytes()) + PIECE_BYTES);
+            true
+        })
+    }
+
+    fn failed(&self, log_dir: &Path, _why: &Arc<str>) {
+        assert_eq!(log_dir, Path::new(ROOT));
+        self.0.told.set(self.0.told.get() + 1);
     }
 }

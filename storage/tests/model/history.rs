@@ -24,6 +24,8 @@ pub struct Plan {
     pub has_faults: bool,
     pub buffered: bool,
     pub fills_disk: bool,
+    /// Somebody looks after the directory: full disks and failures are told of.
+    pub has_guard: bool,
     /// Weight of "crash now" against 100 for all else.
     pub crash_weight: u64,
     pub planted: Option<String>,
@@ -50,6 +52,10 @@ pub struct Tally {
     pub acks: u64,
     pub duplicates: u64,
     pub no_space: u64,
+    /// Parts of the reserve given back.
+    pub released: u64,
+    /// Failures told to the directory's guard.
+    pub told: u64,
     pub kills: u64,
     pub power_losses: u64,
     pub crash_before: u64,
@@ -174,6 +180,7 @@ fn log_config(spec: &Spec, chance: &mut Chance) -> LogConfig {
         retention_ms: None,
         file_delete_delay_ms: [0, 15][chance.below(2) as usize],
         flush: spec.policy.unwrap_or(first[chance.below(4) as usize]),
+        uses_reserve: spec.seed % 8 >= 6,
         ..LogConfig::default()
     }
 }
@@ -242,6 +249,7 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
         has_faults: !spec.quiet && spec.seed.is_multiple_of(5),
         buffered: spec.buffered,
         fills_disk: !spec.quiet && spec.seed.is_multiple_of(3),
+        has_guard: spec.seed % 4 >= 2,
         crash_weight: if spec.quiet { 0 } else { 6 },
         planted: spec.planted.clone(),
         ..Plan::default()
@@ -264,6 +272,7 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
         full: false,
         times_filled: 0,
         has_fixed_policy: spec.policy.is_some(),
+        released: Rc::default(),
         crash_noted: false,
     }));
     world.set_crash_at(spec.crash_at.map(|(at, _)| at));
@@ -276,6 +285,8 @@ pub fn run(spec: &Spec, tally: &mut Tally) -> Result<(u64, u64), String> {
     tally.acks += t.acks;
     tally.duplicates += t.duplicates;
     tally.no_space += t.no_space;
+    tally.released += shared.released.get();
+    tally.told += t.told;
     tally.kills += t.kills;
     tally.power_losses += t.power_losses;
     tally.crash_before += t.crash_before;

@@ -20,7 +20,7 @@ use corelog_storage::log::{
 use corelog_storage::log_dir::StartKind;
 use corelog_storage::shard::{ShardStorage, StorageLimits};
 
-use super::disk::{Disk, ROOT, TOPIC};
+use super::disk::{Disk, Guard, Held, ROOT, TOPIC};
 use super::history::{Plan, Tally};
 use super::oracle::{Batch, Chance, Crash, Oracle};
 
@@ -40,6 +40,8 @@ pub struct Shared {
     /// How often the file system was filled up.
     pub times_filled: u64,
     pub has_fixed_policy: bool,
+    /// Parts of the reserve given back.
+    pub released: Rc<std::cell::Cell<u64>>,
     /// The session itself crashed the machine, and said so to the oracle.
     pub crash_noted: bool,
 }
@@ -61,6 +63,7 @@ pub struct Session {
     world: SimWorld,
     pub log: Log,
     disk: Rc<Disk>,
+    guard: Rc<Guard>,
     shard: Rc<ShardStorage>,
     pub cell: Cell,
 }
@@ -88,6 +91,10 @@ pub async fn run(rt: Rt, world: SimWorld, cell: Cell) -> Result<End, String> {
         Err(error) => return Err(format!("directory: {error}")),
     };
     shard.set_checkpoint_sink(disk.clone());
+    let guard = Guard::new(&rt, &world, cell.borrow().released.clone());
+    if cell.borrow().plan.has_guard {
+        shard.set_guard(Rc::new(Held(guard.clone())));
+    }
     cell.borrow_mut().shard = Some(shard.clone());
     let params = LogParams {
         dir: format!("{ROOT}/{TOPIC}-0").into(),
@@ -115,6 +122,7 @@ pub async fn run(rt: Rt, world: SimWorld, cell: Cell) -> Result<End, String> {
         world,
         log,
         disk,
+        guard,
         shard,
         cell,
     };
@@ -202,6 +210,11 @@ impl Session {
                 if !self.cell.borrow().plan.has_faults {
                     return Err(format!("the log failed: {:?}", self.log.failure()));
                 }
+                if self.cell.borrow().plan.has_guard && self.guard.told.get() == 0 {
+                    let why = self.log.failure();
+                    return Err(format!("nobody was told that the log failed: {why:?}"));
+                }
+                self.cell.borrow_mut().tally.told += self.guard.told.get();
                 return Ok(End::Failed);
             }
             self.note_claims()?;
@@ -300,6 +313,7 @@ impl Session {
             let (bytes, timestamps, sequence) = self.make_batch();
             let place = self.log.admit();
             let (log, cell, rt) = (self.log.clone(), self.cell.clone(), self.rt.clone());
+            let known_full = self.guard.is_known_full();
             {
                 let mut shared = cell.borrow_mut();
                 shared.plan.appends_in_flight += 1;
@@ -308,7 +322,7 @@ impl Session {
             let task = async move {
                 let (began_full, times_filled) = {
                     let shared = cell.borrow();
-                    (shared.full, shared.times_filled)
+                    (shared.full || known_full, shared.times_filled)
                 };
                 let result = append(&log, place, bytes.clone()).await;
                 let placed = Placed {

@@ -214,6 +214,6 @@ impl Page<'_> {
             .with_isr_nodes(partition.isr.clone())
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
-            .with_offline_replicas(offline(self.image, &partition.replicas))
+            .with_offline_replicas(offline(self.image, partition))
     }
 }

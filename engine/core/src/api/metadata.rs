@@ -185,6 +185,6 @@ impl Answer<'_> {
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(partition.replicas.clone())
             .with_isr_nodes(partition.isr.clone())
-            .with_offline_replicas(offline(self.image, &partition.replicas))
+            .with_offline_replicas(offline(self.image, partition))
     }
 }

@@ -23,7 +23,7 @@ pub use metadata::{MetadataAnswer, metadata};
 use kacrab_protocol::KafkaString;
 
 use crate::config::BrokerConfig;
-use crate::metadata::Image;
+use crate::metadata::{Image, Partition};
 
 /// "Authorized operations were not asked for."
 const OPERATIONS_OMITTED: i32 = i32::MIN;
@@ -54,12 +54,17 @@ fn text(text: impl Into<String>) -> KafkaString {
     KafkaString::from(text.into())
 }
 
-/// Replicas on brokers that are not registered.
-fn offline(image: &Image, replicas: &[i32]) -> Vec<i32> {
-    replicas
+/// Replicas on brokers that are not registered, or in log directories that do not work.
+fn offline(image: &Image, partition: &Partition) -> Vec<i32> {
+    let is_offline = |id: &i32| {
+        let broker = image.broker(*id);
+        broker.is_none_or(|broker| !broker.has_online(partition))
+    };
+    partition
+        .replicas
         .iter()
         .copied()
-        .filter(|id| image.broker(*id).is_none())
+        .filter(is_offline)
         .collect()
 }
 

@@ -85,6 +85,10 @@ pub struct BrokerConfig {
     pub memory_bytes: Option<u64>,
     /// `log.dirs`, or `log.dir`.
     pub log_dirs: Vec<String>,
+    /// `metadata.log.dir`; `None` = the first of `log_dirs`.
+    pub metadata_log_dir: Option<String>,
+    /// `corelog.disk.reserve.bytes`; `None` = as the size of the disk suggests.
+    pub disk_reserve_bytes: Option<u64>,
     /// `num.partitions`.
     pub num_partitions: i32,
     /// `default.replication.factor`.
@@ -341,6 +345,8 @@ impl BrokerConfig {
             storage_io: StorageIo::Direct,
             memory_bytes: None,
             log_dirs: Vec::new(),
+            metadata_log_dir: None,
+            disk_reserve_bytes: None,
             num_partitions: 0,
             default_replication_factor: 0,
             auto_create_topics_enable: false,
@@ -412,6 +418,14 @@ impl BrokerConfig {
         if self.log_dirs.is_empty() {
             return Err(self.error("log.dirs", "names no directory"));
         }
+        let twice = |(at, dir): &(usize, &String)| self.log_dirs[..*at].contains(dir);
+        if let Some((_, dir)) = self.log_dirs.iter().enumerate().find(twice) {
+            return Err(self.error("log.dirs", format!("names {dir} twice")));
+        }
+        self.metadata_log_dir = self
+            .value("metadata.log.dir")
+            .map(str::to_owned)
+            .filter(|dir| !dir.is_empty());
         Ok(())
     }
 
@@ -469,6 +483,7 @@ impl BrokerConfig {
             .map_err(|reason| self.error("corelog.cores", reason))?;
         self.shards = self.optional_integer("corelog.shards")?;
         self.memory_bytes = self.optional_integer("corelog.memory.bytes")?;
+        self.disk_reserve_bytes = self.optional_integer("corelog.disk.reserve.bytes")?;
         self.storage_io = match self.value("corelog.storage.io") {
             Some("buffered") => StorageIo::Buffered,
             _ => StorageIo::Direct,

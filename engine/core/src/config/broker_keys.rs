@@ -10,6 +10,8 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
     // Ours.
     string("corelog.cores", "all").used()
         .doc("CPUs to run shards on: all that are allowed to the process, or a list as 0-3,6."),
+    long("corelog.disk.reserve.bytes", "").unset().bytes().min(0).used()
+        .doc("Space kept back in every log directory for metadata, checkpoints and internal topics, to be used when the disk is full; 0 keeps none; unset, 64 MiB, but at most a 64th of the file system."),
     string("corelog.http.listener", "127.0.0.1:9644").used()
         .doc("host:port of /metrics and /health; empty switches it off, port 0 takes any free port."),
     long("corelog.memory.bytes", "").unset().bytes().min(33_554_432).used()

@@ -46,7 +46,7 @@ pub(super) static CLUSTER_KEYS: &[ConfigKey] = &[
         .doc("Silence after which the controller takes a broker for dead."),
     int("initial.broker.registration.timeout.ms", "60000").ms()
         .doc("How long a starting broker tries to register."),
-    string("metadata.log.dir", "").unset()
+    string("metadata.log.dir", "").unset().used()
         .doc("Directory of the metadata log; unset, the first log directory."),
     int("metadata.log.segment.bytes", "1073741824").bytes().min(12)
         .doc("Size of a file of the metadata log."),

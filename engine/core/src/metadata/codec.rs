@@ -118,6 +118,11 @@ impl<'a> Reader<'a> {
         let count = self.count(4, what)?;
         (0..count).map(|_| self.i32(what)).collect()
     }
+
+    pub(super) fn uuid_list(&mut self, what: &'static str) -> Result<Vec<Uuid>, RecordError> {
+        let count = self.count(16, what)?;
+        (0..count).map(|_| self.uuid(what)).collect()
+    }
 }
 
 pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
@@ -146,5 +151,12 @@ pub(super) fn put_i32_list(out: &mut Vec<u8>, list: &[i32]) {
     put_count(out, list.len());
     for value in list {
         out.extend_from_slice(&value.to_be_bytes());
+    }
+}
+
+pub(super) fn put_uuid_list(out: &mut Vec<u8>, list: &[Uuid]) {
+    put_count(out, list.len());
+    for id in list {
+        out.extend_from_slice(&id.to_bytes());
     }
 }

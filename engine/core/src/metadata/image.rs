@@ -25,6 +25,8 @@ pub struct Partition {
     pub partition_epoch: i32,
     /// Shard that owns it on its broker.
     pub shard: u16,
+    /// Log directories of replicas, by node id, where they are known.
+    pub directories: Vec<(i32, Uuid)>,
 }
 
 /// A topic.
@@ -67,9 +69,17 @@ pub struct Broker {
     pub endpoints: Vec<BrokerEndpoint>,
     /// `broker.rack`.
     pub rack: Option<String>,
+    /// Ids of its log directories that work, in the order of its configuration.
+    pub directories: Vec<Uuid>,
 }
 
 impl Broker {
+    /// False for a partition of this broker whose log directory does not work.
+    pub fn has_online(&self, partition: &Partition) -> bool {
+        let directory = partition.directory(self.node_id);
+        directory.is_none_or(|id| self.directories.contains(&id))
+    }
+
     /// The address of a listener.
     pub fn endpoint(&self, listener: &str) -> Option<&BrokerEndpoint> {
         self.endpoints
@@ -242,23 +252,38 @@ impl Image {
                 next: self.next_producer_id,
             });
         }
-        records.extend(self.brokers.values().map(|broker| Record::RegisterBroker {
-            node_id: broker.node_id,
-            incarnation: broker.incarnation,
-            broker_epoch: broker.broker_epoch,
-            endpoints: broker.endpoints.clone(),
-            rack: broker.rack.clone(),
-        }));
+        for broker in self.brokers.values() {
+            records.push(Record::RegisterBroker {
+                node_id: broker.node_id,
+                incarnation: broker.incarnation,
+                broker_epoch: broker.broker_epoch,
+                endpoints: broker.endpoints.clone(),
+                rack: broker.rack.clone(),
+            });
+            if !broker.directories.is_empty() {
+                records.push(Record::BrokerDirectories {
+                    node_id: broker.node_id,
+                    directories: broker.directories.clone(),
+                });
+            }
+        }
         for topic in self.topics.values() {
             records.push(Record::Topic {
                 name: topic.name.to_string(),
                 topic_id: topic.id,
             });
-            records.extend(
-                (0..)
-                    .zip(&topic.partitions)
-                    .map(|(index, p)| p.to_record(topic.id, index)),
-            );
+            for (index, partition) in (0..).zip(&topic.partitions) {
+                records.push(partition.to_record(topic.id, index));
+                let replicas = partition.directories.iter();
+                records.extend(
+                    replicas.map(|&(node_id, directory)| Record::ReplicaDirectory {
+                        topic_id: topic.id,
+                        index,
+                        node_id,
+                        directory,
+                    }),
+                );
+            }
         }
         for (resource_type, configs) in [
             (ResourceType::Topic, &self.topic_configs),
@@ -319,8 +344,27 @@ impl Image {
                     broker_epoch: *broker_epoch,
                     endpoints: endpoints.clone(),
                     rack: rack.clone(),
+                    directories: self
+                        .brokers
+                        .get(node_id)
+                        .map_or_else(Vec::new, |before| before.directories.clone()),
                 };
                 Arc::make_mut(&mut self.brokers).insert(*node_id, Arc::new(broker));
+            }
+            Record::ReplicaDirectory {
+                topic_id,
+                index,
+                node_id,
+                directory,
+            } => self.set_directory(topic_id, *index, *node_id, *directory)?,
+            Record::BrokerDirectories {
+                node_id,
+                directories,
+            } => {
+                let broker = Arc::make_mut(&mut self.brokers)
+                    .get_mut(node_id)
+                    .ok_or_else(|| format!("log directories of unknown broker {node_id}"))?;
+                Arc::make_mut(broker).directories.clone_from(directories);
             }
             Record::ProducerIds { next } => {
                 if *next < self.next_producer_id {
@@ -367,10 +411,18 @@ impl Image {
             .get_mut(name)
             .ok_or_else(|| format!("topic id {topic_id} has no topic"))?;
         let topic = Arc::make_mut(topic);
-        let partition = partition.ok_or("not a partition record")?;
+        let mut partition = partition.ok_or("not a partition record")?;
         let at = usize::try_from(index).map_err(|_| format!("partition index {index}"))?;
         match at.cmp(&topic.partitions.len()) {
-            std::cmp::Ordering::Less => topic.partitions[at] = partition,
+            std::cmp::Ordering::Less => {
+                // Where files are is said by records of its own.
+                partition.directories = std::mem::take(&mut topic.partitions[at].directories);
+                let replicas = &partition.replicas;
+                partition
+                    .directories
+                    .retain(|(node_id, _)| replicas.contains(node_id));
+                topic.partitions[at] = partition;
+            }
             std::cmp::Ordering::Equal => topic.partitions.push(partition),
             std::cmp::Ordering::Greater => {
                 return Err(format!(
@@ -378,6 +430,32 @@ impl Image {
                     topic.partitions.len()
                 ));
             }
+        }
+        Ok(())
+    }
+
+    fn set_directory(
+        &mut self,
+        topic_id: &Uuid,
+        index: i32,
+        node_id: i32,
+        directory: Uuid,
+    ) -> Result<(), String> {
+        let unknown =
+            || format!("log directory of unknown partition {index} of topic id {topic_id}");
+        let name = self.topic_names.get(topic_id).ok_or_else(unknown)?;
+        let topic = Arc::make_mut(&mut self.topics)
+            .get_mut(name)
+            .ok_or_else(unknown)?;
+        let at = usize::try_from(index).map_err(|_| unknown())?;
+        let partition = Arc::make_mut(topic)
+            .partitions
+            .get_mut(at)
+            .ok_or_else(unknown)?;
+        let of_node = partition.directories.iter_mut();
+        match of_node.into_iter().find(|(id, _)| *id == node_id) {
+            Some(known) => known.1 = directory,
+            None => partition.directories.push((node_id, directory)),
         }
         Ok(())
     }
@@ -416,7 +494,13 @@ impl Image {
 }
 
 impl Partition {
-    /// The record that sets this state.
+    /// Id of the log directory that a broker holds it in, where that is known.
+    pub fn directory(&self, node_id: i32) -> Option<Uuid> {
+        let mut known = self.directories.iter();
+        known.find(|(id, _)| *id == node_id).map(|(_, id)| *id)
+    }
+
+    /// The record that sets this state, but for the directories.
     pub fn to_record(&self, topic_id: Uuid, index: i32) -> Record {
         Record::Partition {
             topic_id,
@@ -447,6 +531,7 @@ impl Partition {
                 leader_epoch: *leader_epoch,
                 partition_epoch: *partition_epoch,
                 shard: *shard,
+                directories: Vec::new(),
             }),
             _ => None,
         }

@@ -10,8 +10,9 @@ pub mod names;
 pub mod record;
 
 pub use controller::{
-    BrokerRegistration, ControllerContext, allocate_producer_ids, alter_configs, create_partitions,
-    create_topics, delete_topics, incremental_alter_configs, register_broker,
+    BrokerRegistration, ControllerContext, FoundDirectories, allocate_producer_ids, alter_configs,
+    create_partitions, create_topics, delete_topics, directories_offline,
+    incremental_alter_configs, register_broker,
 };
 pub use image::{ApplyError, Broker, ConfigMap, Image, Partition, Topic};
 pub use record::{

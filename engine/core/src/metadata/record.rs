@@ -9,7 +9,9 @@
 
 use std::fmt;
 
-use super::codec::{Reader, put_count, put_i32_list, put_nullable_string, put_string};
+use super::codec::{
+    Reader, put_count, put_i32_list, put_nullable_string, put_string, put_uuid_list,
+};
 use crate::Uuid;
 
 /// Bit of a record type that says: a reader that does not know this type may skip it.
@@ -124,6 +126,24 @@ pub enum Record {
         /// `broker.rack`.
         rack: Option<String>,
     },
+    /// The log directory that a replica's files are in; holds until the next one of the replica.
+    ReplicaDirectory {
+        /// Topic.
+        topic_id: Uuid,
+        /// Partition of the topic.
+        index: i32,
+        /// Broker whose directory it is.
+        node_id: i32,
+        /// `directory.id` of the directory.
+        directory: Uuid,
+    },
+    /// The log directories of a broker that work.
+    BrokerDirectories {
+        /// Node id.
+        node_id: i32,
+        /// Their `directory.id`s, in the order of `log.dirs`.
+        directories: Vec<Uuid>,
+    },
     /// Producer ids below `next` are given out.
     ProducerIds {
         /// First id that is still free.
@@ -192,6 +212,8 @@ const TYPE_REMOVE_TOPIC: u16 = 5;
 const TYPE_CONFIG: u16 = 6;
 const TYPE_REGISTER_BROKER: u16 = 7;
 const TYPE_PRODUCER_IDS: u16 = 8;
+const TYPE_REPLICA_DIRECTORY: u16 = 9;
+const TYPE_BROKER_DIRECTORIES: u16 = 10;
 
 impl Record {
     /// Type number on disk.
@@ -205,6 +227,8 @@ impl Record {
             Record::Config { .. } => TYPE_CONFIG,
             Record::RegisterBroker { .. } => TYPE_REGISTER_BROKER,
             Record::ProducerIds { .. } => TYPE_PRODUCER_IDS,
+            Record::ReplicaDirectory { .. } => TYPE_REPLICA_DIRECTORY,
+            Record::BrokerDirectories { .. } => TYPE_BROKER_DIRECTORIES,
         }
     }
 
@@ -275,6 +299,24 @@ impl Record {
                 put_nullable_string(out, rack.as_deref());
             }
             Record::ProducerIds { next } => out.extend_from_slice(&next.to_be_bytes()),
+            Record::ReplicaDirectory {
+                topic_id,
+                index,
+                node_id,
+                directory,
+            } => {
+                out.extend_from_slice(&topic_id.to_bytes());
+                out.extend_from_slice(&index.to_be_bytes());
+                out.extend_from_slice(&node_id.to_be_bytes());
+                out.extend_from_slice(&directory.to_bytes());
+            }
+            Record::BrokerDirectories {
+                node_id,
+                directories,
+            } => {
+                out.extend_from_slice(&node_id.to_be_bytes());
+                put_uuid_list(out, directories);
+            }
         }
     }
 
@@ -325,6 +367,16 @@ impl Record {
             TYPE_REGISTER_BROKER => decode_register_broker(r)?,
             TYPE_PRODUCER_IDS => Record::ProducerIds {
                 next: r.i64("next producer id")?,
+            },
+            TYPE_REPLICA_DIRECTORY => Record::ReplicaDirectory {
+                topic_id: r.uuid("topic id")?,
+                index: r.i32("partition index")?,
+                node_id: r.i32("node id")?,
+                directory: r.uuid("directory id")?,
+            },
+            TYPE_BROKER_DIRECTORIES => Record::BrokerDirectories {
+                node_id: r.i32("node id")?,
+                directories: r.uuid_list("directory ids")?,
             },
             _ if record_type & IGNORABLE != 0 => return Ok(None),
             _ => {

@@ -4,8 +4,8 @@
 use corelog_core::Uuid;
 use corelog_core::config::BrokerConfig;
 use corelog_core::metadata::{
-    BrokerEndpoint, BrokerRegistration, ControllerContext, Image, Record, create_topics,
-    register_broker,
+    BrokerEndpoint, BrokerRegistration, ControllerContext, FoundDirectories, Image, Record,
+    create_topics, register_broker,
 };
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::create_topics_request::{
@@ -51,6 +51,7 @@ pub fn registration(node_id: i32, incarnation: u64, shards: u16) -> BrokerRegist
         }],
         rack: Some(format!("rack{node_id}")),
         shards,
+        found: FoundDirectories::default(),
     }
 }
 

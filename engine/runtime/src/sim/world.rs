@@ -273,6 +273,11 @@ impl SimWorld {
         self.lock().config.capacity_bytes = bytes;
     }
 
+    /// Bytes of the file system.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.lock().config.capacity_bytes
+    }
+
     /// Bytes allocated in the file system.
     pub fn used_bytes(&self) -> u64 {
         self.lock().tree.used_pages * PAGE_BYTES

@@ -77,6 +77,17 @@ impl DataDir {
         self.path.join("data")
     }
 
+    /// A second directory for logs.
+    pub fn more_logs(&self) -> PathBuf {
+        self.path.join("data2")
+    }
+
+    /// The override that has both.
+    pub fn both_logs(&self) -> String {
+        let (one, other) = (self.logs(), self.more_logs());
+        format!("log.dirs={},{}", one.display(), other.display())
+    }
+
     /// Starts a broker with so many shards.
     pub fn start(&self, shards: usize) -> Broker {
         self.start_with(shards, &[])
@@ -128,6 +139,8 @@ impl DataDir {
         set("advertised.listeners=PLAINTEXT://127.0.0.1:0");
         set("corelog.http.listener=127.0.0.1:0");
         set("corelog.memory.bytes=67108864");
+        // Many brokers share one disk here.
+        set("corelog.disk.reserve.bytes=1048576");
         set(&format!("corelog.shards={shards}"));
         overrides.iter().for_each(|pair| set(pair));
         let child = command

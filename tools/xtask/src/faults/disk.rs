@@ -5,7 +5,7 @@ use super::scene::{FAULT_LIMIT, MemoryMount, Outcome, Scene, fill, free_bytes, s
 use crate::interop::Setting;
 use crate::interop::kill9::Chance;
 use crate::interop::loop_device::{FileSystem, LoopDevice};
-use crate::interop::subject::{Broker, Subject};
+use crate::interop::subject::{Broker, Spec, Subject};
 use crate::process::{command, run};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -48,6 +48,15 @@ pub fn full_xfs(setting: &Setting) -> Result<Outcome> {
     full(setting, FileSystem::Xfs)
 }
 
+/// A broker with two log directories: one beside the disk, with the metadata log, and one on it. What
+/// befalls the disk leaves it alive.
+fn spec_beside(setting: &Setting, disk: &LoopDevice) -> Result<Spec> {
+    let (beside, on_disk) = (setting.scratch.join("beside"), disk.mount.join("data"));
+    std::fs::create_dir_all(&beside).with_context(|| beside.display().to_string())?;
+    let both = format!("log.dirs={},{}", beside.display(), on_disk.display());
+    Ok(spec_on(setting, &on_disk)?.set(&both))
+}
+
 /// The disk fills up: appends are refused, reads go on; space returns: appends go on, without a restart.
 fn full(setting: &Setting, kind: FileSystem) -> Result<Outcome> {
     let disk = disk(setting, kind)?;
@@ -77,7 +86,7 @@ fn full(setting: &Setting, kind: FileSystem) -> Result<Outcome> {
 pub fn eio(setting: &Setting) -> Result<Outcome> {
     let kind = FileSystem::Ext4;
     let mut disk = disk(setting, kind)?;
-    let spec = spec_on(setting, &disk.mount.join("data"))?;
+    let spec = spec_beside(setting, &disk)?;
     let mut scene = Scene::new(setting, spec, &["flush.messages=1"])?;
     scene.broker.signal(libc::SIGSTOP)?;
     let tail = shrink(setting, &disk);
@@ -127,7 +136,7 @@ fn shrink(setting: &Setting, disk: &LoopDevice) -> Result<Vec<u8>> {
 pub fn read_only(setting: &Setting) -> Result<Outcome> {
     let kind = FileSystem::Ext4;
     let mut disk = disk(setting, kind)?;
-    let spec = spec_on(setting, &disk.mount.join("data"))?;
+    let spec = spec_beside(setting, &disk)?;
     let mut scene = Scene::new(setting, spec, &["flush.messages=1"])?;
     // A plain `ro` is refused while files are open for writing; what the kernel does at an error of the journal is not.
     let mut used = "";

@@ -2,11 +2,13 @@
 //! come out. The answer may be sent once the records are applied; nothing changes before.
 
 mod configs;
+mod directories;
 mod partitions;
 mod replace_configs;
 mod topics;
 
 pub use configs::incremental_alter_configs;
+pub use directories::{FoundDirectories, directories_offline};
 pub use partitions::create_partitions;
 pub use replace_configs::alter_configs;
 pub use topics::{
@@ -22,7 +24,7 @@ use super::image::{Image, Partition};
 use super::record::{BrokerEndpoint, Record};
 use crate::Uuid;
 use crate::config::BrokerConfig;
-use crate::placement::Placement;
+use crate::placement::{DirectoryPlacement, Placement};
 
 /// Most partitions that one request may make, as in Kafka.
 pub const MAX_NEW_PARTITIONS_PER_REQUEST: usize = 10_000;
@@ -55,10 +57,13 @@ pub struct BrokerRegistration {
     pub rack: Option<String>,
     /// Number of its shards, at least 1.
     pub shards: u16,
+    /// What it found in its log directories.
+    pub found: FoundDirectories,
 }
 
 /// Registers an incarnation: the broker loses every leadership and its seat in every ISR that has
-/// another member; where it is the only member it leads again. Either way the partition's leader
+/// another member; where it is the only member it leads again, unless the log directory that it
+/// holds the partition in does not work: then nobody leads. Either way the partition's leader
 /// epoch grows by one. Partitions on shards the broker no longer has are placed anew. One batch;
 /// the same incarnation again gives no records.
 pub fn register_broker(image: &Image, registration: &BrokerRegistration) -> Vec<Record> {
@@ -81,6 +86,14 @@ pub fn register_broker(image: &Image, registration: &BrokerRegistration) -> Vec<
         endpoints: registration.endpoints.clone(),
         rack: registration.rack.clone(),
     }];
+    let found = &registration.found;
+    let mut directories = found.reconcile(image, node_id);
+    if !found.online.is_empty() {
+        records.push(Record::BrokerDirectories {
+            node_id,
+            directories: found.online.clone(),
+        });
+    }
     let shards = registration.shards.max(1);
     let mut placement = Placement::new(image, node_id, shards);
     for topic in image.topics() {
@@ -89,7 +102,9 @@ pub fn register_broker(image: &Image, registration: &BrokerRegistration) -> Vec<
             if !partition.replicas.contains(&node_id) {
                 continue;
             }
-            let mut next = after_restart(partition, node_id);
+            let name = (&*topic.name, index);
+            let (is_online, moved_to) = directories.of(name, partition.directory(node_id));
+            let mut next = after_restart(partition, node_id, is_online);
             if next.shard >= shards {
                 next.shard = of_topic.place();
             }
@@ -97,13 +112,23 @@ pub fn register_broker(image: &Image, registration: &BrokerRegistration) -> Vec<
                 next.partition_epoch += 1;
                 records.push(next.to_record(topic.id, index));
             }
+            records.extend(moved_to.map(|directory| Record::ReplicaDirectory {
+                topic_id: topic.id,
+                index,
+                node_id,
+                directory,
+            }));
         }
     }
     records
 }
 
-/// A partition's state once `node_id`'s former incarnation is gone.
-fn after_restart(partition: &Partition, node_id: i32) -> Partition {
+/// A partition's state once `node_id`'s former incarnation is gone; `is_online`: the new one has
+/// the directory of its replica.
+fn after_restart(partition: &Partition, node_id: i32, is_online: bool) -> Partition {
+    if !is_online {
+        return directories::without(partition, node_id);
+    }
     let mut next = partition.clone();
     let others: Vec<i32> = partition
         .isr
@@ -146,7 +171,31 @@ fn new_partition(replicas: Vec<i32>, shard: u16) -> Partition {
         leader_epoch: 0,
         partition_epoch: 0,
         shard,
+        directories: Vec::new(),
     }
+}
+
+/// Places partitions in the directories of a broker that work.
+fn online_directories(image: &Image, node_id: i32) -> DirectoryPlacement {
+    let online = image.broker(node_id).map(|broker| &broker.directories[..]);
+    DirectoryPlacement::new(image, node_id, online.unwrap_or_default())
+}
+
+/// Places a new partition, of this topic and index, if it has a replica on `node_id`.
+fn place_in(
+    directories: &mut DirectoryPlacement,
+    partition: &Partition,
+    (topic_id, index): (Uuid, i32),
+    node_id: i32,
+) -> Option<Record> {
+    let is_here = partition.replicas.contains(&node_id);
+    let directory = is_here.then(|| directories.place()).flatten()?;
+    Some(Record::ReplicaDirectory {
+        topic_id,
+        index,
+        node_id,
+        directory,
+    })
 }
 
 /// Spreads replicas over the brokers: partition `index`'s leader is the next broker each time.

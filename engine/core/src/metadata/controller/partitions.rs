@@ -10,7 +10,7 @@ use kacrab_protocol::generated::create_partitions_response::{
 
 use super::{
     ControllerContext, MAX_NEW_PARTITIONS_PER_REQUEST, Refusal, brokers_for, check_assignment,
-    duplicates, new_partition, spread, text,
+    duplicates, new_partition, online_directories, place_in, spread, text,
 };
 use crate::metadata::image::{Image, Topic};
 use crate::metadata::record::Record;
@@ -23,7 +23,9 @@ pub fn create_partitions(
     request: &CreatePartitionsRequestData,
 ) -> (Vec<Record>, CreatePartitionsResponseData) {
     let twice = duplicates(request.topics.iter().map(|topic| &topic.name));
-    let mut placement = Placement::new(image, context.broker.node_id, context.shards);
+    let node_id = context.broker.node_id;
+    let mut placement = Placement::new(image, node_id, context.shards);
+    let mut directories = online_directories(image, node_id);
     let mut records = Vec::new();
     let mut left = MAX_NEW_PARTITIONS_PER_REQUEST;
     let answer = |name: &str, outcome: Result<(), Refusal>| {
@@ -50,11 +52,13 @@ pub fn create_partitions(
         }
         let outcome = new_replicas(image, wanted, left).map(|(topic, added)| {
             left -= added.len();
-            let mut shards = placement.of_topic(image, &topic.id, context.broker.node_id);
+            let mut shards = placement.of_topic(image, &topic.id, node_id);
             let first = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
             for (index, replicas) in (first..).zip(added) {
                 let partition = new_partition(replicas, shards.place());
                 records.push(partition.to_record(topic.id, index));
+                let at = (topic.id, index);
+                records.extend(place_in(&mut directories, &partition, at, node_id));
             }
         });
         results.push(answer(name, outcome));

@@ -18,7 +18,8 @@ use kacrab_protocol::generated::delete_topics_response::{
 
 use super::{
     ControllerContext, MAX_NEW_PARTITIONS_PER_REQUEST, Refusal, brokers_for, check_assignment,
-    configs::check_overrides, duplicates, new_partition, spread, text,
+    configs::check_overrides, duplicates, new_partition, online_directories, place_in, spread,
+    text,
 };
 use crate::Uuid;
 use crate::config::{BrokerConfig, Layers, describe_topic};
@@ -27,7 +28,7 @@ use crate::metadata::names::{
     CLUSTER_METADATA_TOPIC, CONSUMER_OFFSETS_TOPIC, collision_key, is_internal, validate_topic_name,
 };
 use crate::metadata::record::{Record, ResourceType};
-use crate::placement::Placement;
+use crate::placement::{DirectoryPlacement, Placement};
 
 /// A CreateTopics request for topics that were asked for by name: the broker's defaults, or, for
 /// `__consumer_offsets`, what `offsets.topic.*` say.
@@ -89,6 +90,7 @@ pub fn create_topics(
         image,
         context,
         placement: Placement::new(image, context.broker.node_id, context.shards),
+        directories: online_directories(image, context.broker.node_id),
         collisions: collisions(image),
         partitions_left: MAX_NEW_PARTITIONS_PER_REQUEST,
         records: Vec::new(),
@@ -142,6 +144,7 @@ struct Creation<'a> {
     image: &'a Image,
     context: &'a ControllerContext<'a>,
     placement: Placement,
+    directories: DirectoryPlacement,
     collisions: BTreeMap<String, String>,
     partitions_left: usize,
     records: Vec<Record>,
@@ -179,8 +182,11 @@ impl Creation<'_> {
         let node_id = self.context.broker.node_id;
         let mut shards = self.placement.of_topic(self.image, &topic_id, node_id);
         for (index, replicas) in (0..).zip(assignment) {
+            let partition = new_partition(replicas, shards.place());
+            self.records.push(partition.to_record(topic_id, index));
+            let at = (topic_id, index);
             self.records
-                .push(new_partition(replicas, shards.place()).to_record(topic_id, index));
+                .extend(place_in(&mut self.directories, &partition, at, node_id));
         }
         self.records
             .extend(overrides.iter().map(|(key, value)| Record::Config {

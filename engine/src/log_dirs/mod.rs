@@ -1,0 +1,427 @@
+//! The log directories of the broker, as shard 0 looks after them: which are open, which failed and
+//! why, which are full. A failure or a full disk is found by any shard and told here; from here all
+//! shards and the metadata hear of it.
+
+pub mod guard;
+pub mod open;
+mod space;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corelog_core::Uuid;
+use corelog_core::metadata::{Image, directories_offline};
+use corelog_runtime::ShardId;
+use corelog_storage::log_dir::{LogDir, LogDirError, StartKind};
+
+use crate::daemon::start_state::{PartitionName, StartDir, StartState};
+use crate::shard::Shard;
+use crate::shard::dirs::DirNews;
+use crate::shard::message::{CheckpointMarks, Request};
+
+/// Between two tries to tell the controller of a failed directory.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Called when the broker cannot go on, with the reason.
+pub type Halt = Box<dyn Fn(&str)>;
+
+/// One directory.
+pub struct Dir {
+    /// As it is configured.
+    pub path: PathBuf,
+    /// `directory.id`; `None` when it never opened.
+    pub id: Option<Uuid>,
+    open: Option<Rc<LogDir>>,
+    failure: RefCell<Option<Arc<str>>>,
+    full: Cell<bool>,
+}
+
+impl Dir {
+    /// The open directory, while it works.
+    pub fn online(&self) -> Option<&Rc<LogDir>> {
+        self.open
+            .as_ref()
+            .filter(|_| self.failure.borrow().is_none())
+    }
+
+    /// Why it is offline.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.failure.borrow().clone()
+    }
+
+    /// Its file system has no room for appends.
+    pub fn is_full(&self) -> bool {
+        self.full.get()
+    }
+}
+
+/// All directories. Shard: 0.
+pub struct LogDirs {
+    dirs: Vec<Dir>,
+    /// Of these so many are in `log.dirs`.
+    log_dirs: usize,
+    /// The one with the metadata log.
+    metadata: usize,
+    halt: Halt,
+}
+
+impl LogDirs {
+    /// All of them, in the order of [`StartState::dirs`].
+    pub fn dirs(&self) -> &[Dir] {
+        &self.dirs
+    }
+
+    /// The directory of the metadata log.
+    pub fn metadata(&self) -> &Rc<LogDir> {
+        let dir = self.dirs[self.metadata].open.as_ref();
+        dir.expect("the broker does not start without the directory of its metadata")
+    }
+
+    /// Those of `log.dirs`.
+    fn of_logs(&self) -> impl Iterator<Item = (usize, &Dir)> {
+        self.dirs.iter().take(self.log_dirs).enumerate()
+    }
+
+    /// Ids of the directories that take partitions, in the order of `log.dirs`.
+    pub fn online_ids(&self) -> Vec<Uuid> {
+        let online = self.of_logs().filter(|(_, dir)| dir.online().is_some());
+        online.filter_map(|(_, dir)| dir.id).collect()
+    }
+
+    /// A directory of `log.dirs` does not work.
+    pub fn is_any_offline(&self) -> bool {
+        self.of_logs().any(|(_, dir)| dir.online().is_none())
+    }
+
+    /// What the shards open their partitions by.
+    pub fn start_state(&self) -> StartState {
+        let of_dir = |dir: &Dir| {
+            let found = dir.online();
+            let offsets = |read: fn(&LogDir) -> corelog_storage::checkpoint_files::OffsetMap| {
+                found.map(|open| read(open)).unwrap_or_default()
+            };
+            StartDir {
+                path: dir.path.clone(),
+                id: dir.id,
+                kind: found.map(|open| open.start_kind()),
+                recovery_points: offsets(LogDir::recovery_points),
+                high_watermarks: offsets(LogDir::high_watermarks),
+                log_starts: offsets(LogDir::log_starts),
+                failure: dir.failure(),
+            }
+        };
+        StartState {
+            cluster_id: Arc::from(self.metadata().cluster_id()),
+            dirs: self.dirs.iter().map(of_dir).collect(),
+            log_dirs: self.log_dirs,
+        }
+    }
+
+    /// Takes a directory offline for this reason, unless it is already: all its partitions, then
+    /// their leaderships. Without a directory for logs, or for the metadata, the broker ends.
+    pub fn fail(&self, shard: &Rc<Shard>, at: usize, why: &Arc<str>) {
+        let Some(dir) = self.dirs.get(at) else {
+            return;
+        };
+        if dir.failure.borrow().is_some() {
+            return;
+        }
+        *dir.failure.borrow_mut() = Some(Arc::clone(why));
+        tracing::error!(dir = %dir.path.display(), reason = %why, "the log directory is offline");
+        if at == self.metadata {
+            let path = dir.path.display();
+            (self.halt)(&format!(
+                "the log directory with the metadata log failed: {path}: {why}"
+            ));
+            return;
+        }
+        if self.online_ids().is_empty() {
+            let path = dir.path.display();
+            (self.halt)(&format!("the last log directory failed: {path}: {why}"));
+            return;
+        }
+        self.announce(shard, &DirNews::Offline(at, Arc::clone(why)));
+        let shard = Rc::clone(shard);
+        shard.clone().spawn("log_dir_offline", async move {
+            tell_controller(&shard).await;
+        });
+    }
+
+    /// Tells all shards.
+    fn announce(&self, shard: &Rc<Shard>, news: &DirNews) {
+        for to in 0..shard.shards() {
+            shard.cast(ShardId(to as u16), Request::DirNews(news.clone()));
+        }
+    }
+
+    /// Takes the outcome of a write of one of a directory's own files.
+    fn note(&self, shard: &Rc<Shard>, at: usize, written: Result<(), LogDirError>) -> bool {
+        let Err(error) = written else {
+            return true;
+        };
+        tracing::error!(%error, "a file of a log directory could not be written");
+        if error.condemns() {
+            self.fail(shard, at, &error.to_string().into());
+        }
+        false
+    }
+
+    /// Lowers a partition's checkpoints to an offset, durably, wherever they are.
+    pub async fn lower(
+        &self,
+        shard: &Rc<Shard>,
+        name: PartitionName,
+        offset: i64,
+    ) -> Result<(), String> {
+        for (at, dir) in self.dirs.iter().enumerate() {
+            let Some(open) = &dir.open else { continue };
+            let is_here = open.recovery_points().contains_key(&name)
+                || open.high_watermarks().contains_key(&name);
+            if let (true, Some(why)) = (is_here, dir.failure()) {
+                return Err(format!("the log directory is offline: {why}"));
+            }
+            if let Err(error) = open.lower(&name.0, name.1, offset).await {
+                let text = error.to_string();
+                self.note(shard, at, Err(error));
+                return Err(text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops partitions from the checkpoints of every directory, durably.
+    pub async fn forget(
+        &self,
+        shard: &Rc<Shard>,
+        partitions: &[PartitionName],
+    ) -> Result<(), String> {
+        let mut outcome = Ok(());
+        for (at, dir) in self.dirs.iter().enumerate() {
+            if let Some(open) = dir.online()
+                && let Err(error) = open.forget(partitions).await
+            {
+                outcome = Err(error.to_string());
+                self.note(shard, at, Err(error));
+            }
+        }
+        outcome
+    }
+
+    /// Raises a partition's recovery point and log start, durably, in the directory that it is in.
+    pub async fn raise_log_start(
+        &self,
+        shard: &Rc<Shard>,
+        name: PartitionName,
+        log_start: i64,
+        recovery_point: i64,
+    ) -> io::Result<()> {
+        let id = {
+            let image = shard.image();
+            let topic = image.topic(&name.0);
+            let partition = topic.and_then(|topic| topic.partition(name.1));
+            partition.and_then(|known| known.directory(shard.start_config.node_id))
+        };
+        let mut found = self.of_logs().filter(|(_, dir)| dir.id.is_some());
+        let found = found.find(|(_, dir)| dir.id == id);
+        let Some((at, open)) = found.and_then(|(at, dir)| Some((at, Rc::clone(dir.online()?))))
+        else {
+            return Err(io::Error::other("the partition's log directory is offline"));
+        };
+        let raised = open.raise_log_start(&name.0, name.1, log_start, recovery_point);
+        raised.await.map_err(|error| {
+            if error.condemns() {
+                self.fail(shard, at, &error.to_string().into());
+            }
+            error.into_io()
+        })
+    }
+
+    /// Of each directory what grows with every lowered or forgotten checkpoint, see
+    /// [`LogDir::lowered`].
+    pub fn lowered(&self) -> Vec<u64> {
+        let lowered = |dir: &Dir| dir.open.as_ref().map_or(0, |open| open.lowered());
+        self.dirs.iter().map(lowered).collect()
+    }
+
+    /// Writes the checkpoint files of every directory that works; `recovery` also the recovery
+    /// points and log starts. False when one of them refused, or something in it was lowered since
+    /// `as_of`.
+    pub async fn write_checkpoints(
+        &self,
+        shard: &Rc<Shard>,
+        marks: &[CheckpointMarks],
+        recovery: bool,
+        as_of: &[u64],
+    ) -> bool {
+        let mut all = true;
+        for ((at, dir), as_of) in self.of_logs().zip(as_of) {
+            if let Some(open) = dir.online().map(Rc::clone) {
+                match write(&open, at, marks, recovery, *as_of).await {
+                    Ok(written) => all &= written,
+                    Err(error) => all &= self.note(shard, at, Err(error)),
+                }
+            }
+        }
+        all
+    }
+
+    /// The end of a clean stop: checkpoints and a clean marker, in every directory but those named.
+    pub async fn close(
+        &self,
+        marks: &[CheckpointMarks],
+        broker_epoch: i64,
+        is_unclean: impl Fn(usize) -> bool,
+    ) -> bool {
+        let mut all = true;
+        for (at, dir) in self.dirs.iter().enumerate() {
+            let Some(open) = dir.online().map(Rc::clone) else {
+                all = false;
+                continue;
+            };
+            if is_unclean(at) {
+                all = false;
+                continue;
+            }
+            let left = async {
+                match write(&open, at, marks, true, open.lowered()).await? {
+                    true => open.write_clean_marker(broker_epoch).await.map(|()| true),
+                    false => Ok(false),
+                }
+            };
+            match left.await {
+                Ok(is_clean) => all &= is_clean,
+                Err(error) => {
+                    tracing::error!(%error, "the log directory was not left clean");
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Writes the checkpoint files of one directory.
+async fn write(
+    open: &LogDir,
+    at: usize,
+    marks: &[CheckpointMarks],
+    recovery: bool,
+    as_of: u64,
+) -> Result<bool, LogDirError> {
+    let offsets = |mark: fn(&CheckpointMarks) -> i64| {
+        let here = marks.iter().filter(|marks| marks.dir == at);
+        here.map(|marks| ((marks.topic.clone(), marks.partition), mark(marks)))
+            .collect()
+    };
+    let watermarks = offsets(|m| m.high_watermark);
+    let written = open.write_high_watermarks(&watermarks, as_of).await?;
+    if !recovery || !written {
+        return Ok(written);
+    }
+    let (starts, points) = (offsets(|m| m.log_start), offsets(|m| m.recovery_point));
+    Ok(open.write_log_starts(&starts, as_of).await?
+        && open.write_recovery_points(&points, as_of).await?)
+}
+
+/// Has the metadata say that partitions of failed directories have no leader here.
+pub async fn tell_controller(shard: &Rc<Shard>) {
+    loop {
+        let (dirs, controller) = {
+            let dirs = shard.log_dirs.borrow().clone();
+            (dirs, shard.controller.borrow().clone())
+        };
+        // Before there is a controller the start registers what works.
+        let (Some(dirs), Some(controller)) = (dirs, controller) else {
+            return;
+        };
+        let failed: Vec<Uuid> = {
+            let failed = dirs.dirs.iter().filter(|dir| dir.online().is_none());
+            failed.filter_map(|dir| dir.id).collect()
+        };
+        let node_id = shard.start_config.node_id;
+        let told = controller
+            .change(|image: &Image| (directories_offline(image, node_id, &failed), ()))
+            .await;
+        if told.is_some() || shard.stopping.get() {
+            return;
+        }
+        shard.rt.sleep(TELL_AGAIN).await;
+    }
+}
+
+/// What the metadata log does when its device fails.
+pub fn metadata_failed(shard: &Rc<Shard>) -> Box<dyn Fn(&str)> {
+    let shard = Rc::downgrade(shard);
+    Box::new(move |why| {
+        if let Some(shard) = shard.upgrade() {
+            let dirs = shard.log_dirs.borrow().clone();
+            if let Some(dirs) = dirs {
+                dirs.fail(&shard, dirs.metadata, &why.into());
+            }
+        }
+    })
+}
+
+/// Takes what another shard, or this one, found out about a directory.
+pub fn report(shard: &Rc<Shard>, at: usize, found: Found) {
+    let dirs = shard.log_dirs.borrow().clone();
+    let Some(dirs) = dirs else { return };
+    match found {
+        Found::Failed(why) => dirs.fail(shard, at, &why),
+        Found::NoSpace => dirs.note_full(shard, at),
+    }
+}
+
+/// What a shard finds out about a directory.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// An I/O error.
+    Failed(Arc<str>),
+    /// Room was refused.
+    NoSpace,
+}
+
+/// How the directories are, for /health; on shard 0, else empty.
+pub fn health(shard: &Shard) -> Vec<DirHealth> {
+    let dirs = shard.log_dirs.borrow();
+    let dirs = dirs.as_ref().map_or(&[][..], |dirs| dirs.dirs());
+    let of_dir = |dir: &Dir| DirHealth {
+        path: dir.path.display().to_string(),
+        failure: dir.failure(),
+        is_full: dir.is_full(),
+    };
+    dirs.iter().map(of_dir).collect()
+}
+
+/// How one directory is.
+#[derive(Debug, Clone)]
+pub struct DirHealth {
+    /// As it is configured.
+    pub path: String,
+    /// Why it is offline.
+    pub failure: Option<Arc<str>>,
+    /// Appends are refused for want of space.
+    pub is_full: bool,
+}
+
+/// Says how the last process ended where it did not end well.
+pub fn log_start_kinds(dirs: &LogDirs) {
+    for dir in dirs.dirs() {
+        if let Some(open) = dir.online()
+            && open.start_kind() != StartKind::Clean
+        {
+            tracing::info!(dir = %dir.path.display(), kind = ?open.start_kind(),
+                "the last stop was not clean; logs are checked from their recovery points");
+        }
+    }
+}
+
+/// Whether two configured paths are the same directory by their names.
+fn same(a: &Path, b: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    absolute(a) == absolute(b)
+}
