@@ -239,7 +239,7 @@ fn r60_a_bad_value_names_file_line_key_value_and_bound() {
             "log.cleaner.min.cleanable.ratio=1.5",
             "log.cleaner.min.cleanable.ratio",
             "1.5",
-            "0 and 1",
+            "no more than 1",
         ),
         (
             "compression.gzip.level=0",
