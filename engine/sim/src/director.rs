@@ -43,6 +43,8 @@ pub struct Theatre {
     pub boots: Cell<u64>,
     process: RefCell<Option<Process>>,
     alive: Cell<bool>,
+    /// The process that died last ended itself.
+    halted: Cell<bool>,
 }
 
 impl Theatre {
@@ -50,6 +52,26 @@ impl Theatre {
     pub fn up(&self, process: Process) {
         *self.process.borrow_mut() = Some(process);
         self.alive.set(true);
+        self.halted.set(false);
+    }
+
+    /// A process that serves says that it must end: its last log directory failed. The daemon exits.
+    pub fn ends_itself(&self, stage: &Stage) -> bool {
+        if self.alive.get() && stage.is_open() && !self.halted.get() {
+            let process = self.process.borrow();
+            if let Some(Err(why)) = process.as_ref().and_then(Process::ready) {
+                stage.say(format!("the broker ends itself: {why}"));
+                stage.hit("the broker ended itself");
+                self.halted.set(true);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// It said so, and is not dead yet.
+    pub fn halts(&self) -> bool {
+        self.halted.get() && self.alive.get()
     }
 
     /// It is dead, or has ended.
@@ -310,6 +332,11 @@ impl Director {
 
     /// Ends a process as planned.
     async fn end(&mut self, incarnation: &Incarnation) {
+        if self.theatre.halted.get() {
+            self.halted().await;
+            self.stage.world.set_capacity(LARGE);
+            return;
+        }
         match incarnation.ending {
             Ending::Clean => {
                 self.stop().await;
@@ -339,6 +366,12 @@ impl Director {
         self.stage.world.set_capacity(LARGE);
     }
 
+    /// The process ended itself.
+    async fn halted(&mut self) {
+        self.fell(CrashKind::KillProcess);
+        self.until_down().await;
+    }
+
     /// A clean stop, with clients that still work.
     async fn stop(&mut self) {
         self.stage.say("the broker is told to stop");
@@ -355,6 +388,9 @@ impl Director {
                 ));
                 return;
             }
+        }
+        if self.theatre.halted.get() {
+            return self.halted().await;
         }
         self.stage.hit("clean stop");
         self.fell(CrashKind::KillProcess);
@@ -374,14 +410,8 @@ impl Director {
         self.work(self.stage.plan.steps / 6).await;
         self.mend();
         self.stage.say("the faults stop");
-        // What an I/O error stopped stays so until a restart.
-        if self.eio() > self.eio_at_start {
-            self.stage.hit("healed by a restart");
-            self.stage.world.kill(ProcessId::MAIN);
-            self.fell(CrashKind::KillProcess);
-            self.until_down().await;
-            self.start(None).await;
-            self.stage.admit();
+        if self.ails() {
+            self.restart().await;
         } else {
             self.stage.hit("healed without a restart");
         }
@@ -393,6 +423,11 @@ impl Director {
                 break;
             };
             self.stage.say(format!("not healed: {why}"));
+            if self.ails() {
+                // What was under way when the faults stopped failed after that.
+                self.restart().await;
+                continue;
+            }
             if self.stage.now_ns() > until_ns || !self.theatre.alive.get() {
                 self.broken(still_ill(&why));
                 return;
@@ -404,6 +439,22 @@ impl Director {
         if stage.rt.timeout(HEAL_MAX, done).await.is_none() {
             self.broken(still_ill("clients are not done"));
         }
+    }
+
+    /// What an I/O error stopped stays so until a restart.
+    fn ails(&self) -> bool {
+        self.theatre.halted.get() || self.eio() > self.eio_at_start
+    }
+
+    async fn restart(&mut self) {
+        self.stage.hit("healed by a restart");
+        if self.theatre.alive.get() {
+            self.stage.world.kill(ProcessId::MAIN);
+        }
+        self.fell(CrashKind::KillProcess);
+        self.until_down().await;
+        self.start(None).await;
+        self.stage.admit();
     }
 
     /// Nobody asks for anything: what clients took is given back.

@@ -152,10 +152,14 @@ fn play(sim: &mut Sim, plan: &Plan, config: &Arc<BrokerConfig>) -> (Option<Strin
             theatre.wants_start.get()
                 || theatre.is_over.get()
                 || is_long(&stage)
+                || theatre.ends_itself(&stage)
                 || stage.oracle.borrow().broken().is_some()
         });
         if theatre.is_over.get() {
             break None;
+        }
+        if theatre.halts() {
+            sim.world().kill(ProcessId::MAIN);
         }
         match stop {
             Stop::Died(ProcessId::MAIN) | Stop::Ended(ProcessId::MAIN) => theatre.down(&stage),

@@ -70,6 +70,7 @@ pub const REQUIRED: &[&str] = &[
     "log: recovery",
     "log: torn tail cut",
     "log: failed",
+    "the broker ended itself",
     "healed by a restart",
     "healed without a restart",
 ];
