@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 use corelog_net::error_code::ErrorCode;
+use corelog_record::batch::{HEADER_BYTES, crc32c};
+use corelog_record::builder::BatchBuilder;
+use corelog_record::codec::{Codec, Decompressor, compress};
 
 use crate::common::requests::{BY_NAME, produce_request};
 use crate::common::*;
@@ -177,4 +180,85 @@ fn r20_a_refused_batch_with_acks_0_frees_its_connection() {
     poll("the connections to end", || {
         (broker.metric("corelog_connections", &[]) <= 1).then_some(())
     });
+}
+
+/// A record of a value of 1 GiB of zeros, compressed as far as `size_bytes_max` lets it: frames of
+/// a MiB, one after the other, in a batch whose checksum is right. With the bytes that come out.
+fn bomb(codec: Codec, size_bytes_max: usize) -> (Bytes, usize) {
+    const ZEROS: usize = 1 << 20;
+    const LZ4_ZEROS: usize = 320 << 20;
+    // Length, attributes, timestamp and offset deltas, no key, a value: 2^30 bytes and some.
+    let record = [
+        &[0xa0, 0x80, 0x80, 0x80, 0x08][..],
+        &[0, 0, 0, 1],
+        &[0x80, 0x80, 0x80, 0x80, 0x08],
+    ];
+    let zeros = vec![0; ZEROS];
+    let mut payload = compress(codec, None, &[&record.concat()[..], &zeros[..]].concat());
+    let next = compress(codec, None, &zeros);
+    // Snappy's framing begins once.
+    let next = if codec == Codec::Snappy {
+        &next[16..]
+    } else {
+        &next[..]
+    };
+    if codec == Codec::Lz4 {
+        // One frame is all that is read of it.
+        payload = compress(codec, None, &[record.concat(), vec![0; LZ4_ZEROS]].concat());
+    }
+    for _ in 1..1024 {
+        let is_full = HEADER_BYTES + payload.len() + next.len() > size_bytes_max;
+        if is_full || codec == Codec::Lz4 {
+            break;
+        }
+        payload.extend_from_slice(next);
+    }
+    let mut builder = BatchBuilder::new(codec, now_ms());
+    builder.append(now_ms(), None, Some(b"x"), &[]);
+    let mut batch = builder.build()[..HEADER_BYTES].to_vec();
+    batch.extend_from_slice(&payload);
+    let length = (batch.len() - 12) as i32;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    let mut decompressor = Decompressor::new(codec, &payload, 2 << 30).unwrap();
+    let mut chunk = vec![0; ZEROS];
+    while decompressor.read_chunk(&mut chunk).unwrap() > 0 {}
+    (Bytes::from(batch), decompressor.produced_bytes())
+}
+
+#[test]
+fn r20_compression_bombs_are_refused_in_bounded_memory() {
+    const RSS_KIB_MAX: u64 = 256 << 10;
+    let dir = DataDir::new("hostile-bombs");
+    let broker = dir.start(2);
+    let mut client = broker.connect();
+    client.create_topic("t", 4, &[("max.message.bytes", "8388608")]);
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        // What a batch of a MiB becomes; a frame of lz4 that is too large takes a little more.
+        let (size, least) = match codec {
+            Codec::Lz4 => (2 << 20, 320 << 20),
+            Codec::Snappy => (1 << 20, 20 << 20),
+            _ => (1 << 20, 900 << 20),
+        };
+        let (bomb, becomes) = bomb(codec, size);
+        assert!(
+            becomes >= least && bomb.len() <= size,
+            "{codec:?}: {becomes}"
+        );
+        let mut senders: Vec<_> = (0..4).map(|_| broker.connect()).collect();
+        let sent: Vec<_> = (0..)
+            .zip(&mut senders)
+            .map(|(p, c)| c.send_produce(BY_NAME, &produce_request("t", p, 1, bomb.clone())))
+            .collect();
+        for (sender, sent) in senders.iter_mut().zip(sent) {
+            let answer = sender.produced(sent).topics.remove(0).partitions.remove(0);
+            assert_ne!(answer.error_code, ErrorCode::None, "{codec:?}");
+            assert_eq!(answer.base_offset, -1, "{codec:?}");
+        }
+    }
+    let peak = broker.peak_rss_kib();
+    assert!(peak < RSS_KIB_MAX, "{peak} KiB");
+    assert_eq!(client.produce("t", 0, text_batch(&["still here"])), 0);
+    assert_eq!(broker.metric("corelog_shard_task_panics_total", &[]), 0);
 }
