@@ -123,6 +123,9 @@ pub async fn direct(stage: Rc<Stage>, theatre: Rc<Theatre>) {
     let incarnations = director.stage.plan.incarnations.clone();
     for incarnation in &incarnations {
         director.start(incarnation.crash_in_start).await;
+        if director.stage.oracle.borrow().broken().is_some() {
+            return; // whoever runs the history sees it too
+        }
         director.trouble();
         director.work(incarnation.steps).await;
         director.end(incarnation).await;

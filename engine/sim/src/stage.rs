@@ -160,7 +160,7 @@ impl Stage {
 
     /// Waits for the gate and goes in.
     pub async fn enter(self: &Rc<Self>) -> Inside {
-        self.wait(|| self.admitting.get()).await;
+        self.wait(|| self.admitting.get() && self.open.get()).await;
         self.inside.set(self.inside.get() + 1);
         Inside(Rc::clone(self))
     }

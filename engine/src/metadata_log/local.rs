@@ -496,7 +496,7 @@ fn first_index_of(name: &str) -> Option<u64> {
     digits.parse().ok().filter(|index| legal && *index > 0)
 }
 
-/// Reads a file's entries and cuts a torn tail.
+/// Reads a file's entries and cuts a torn tail; what it gives is on stable storage.
 async fn read_entries(
     rt: &Rt,
     path: &Path,
@@ -514,22 +514,24 @@ async fn read_entries(
             what: "a bad entry is followed by good ones".to_owned(),
         });
     }
+    // What was read may be in the page cache alone: a process killed inside a write left it there. It
+    // must not be lost when entries behind it, each flushed by itself, are not.
+    let options = OpenOptions {
+        write: true,
+        ..OpenOptions::default()
+    };
+    let file = rt
+        .open(path, options)
+        .await
+        .map_err(io_error("open", path))?;
     if decoded.good_bytes < bytes.len() {
         let cut = bytes.len() - decoded.good_bytes;
         tracing::warn!(path = %path.display(), bytes_cut = cut, "cut a torn tail of the metadata log");
-        let options = OpenOptions {
-            write: true,
-            ..OpenOptions::default()
-        };
-        let file = rt
-            .open(path, options)
-            .await
-            .map_err(io_error("open", path))?;
         file.ftruncate(decoded.good_bytes as u64)
             .await
             .map_err(io_error("truncate", path))?;
-        file.fdatasync().await.map_err(io_error("fsync", path))?;
     }
+    file.fdatasync().await.map_err(io_error("fsync", path))?;
     Ok(decoded)
 }
 

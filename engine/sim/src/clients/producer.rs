@@ -285,7 +285,7 @@ impl Producer {
             return;
         };
         identity.has_gap |= gap && !identity.is_known;
-        if gap && identity.is_known {
+        if gap && identity.is_known && !identity.has_gap {
             let mut oracle = self.actor.stage.oracle.borrow_mut();
             let forgotten = oracle.power_losses(&identity.key) > identity.power_losses;
             oracle.note(duplicates::gap(self.number, forgotten));
@@ -350,6 +350,10 @@ impl Producer {
             }
             error if error.retriable() => {
                 stage.hit("produce: refused, may be tried again");
+                // One behind it may be in the log though its answer was lost.
+                if let Some(identity) = &mut self.identity {
+                    identity.has_gap |= !identity.is_known;
+                }
                 Outcome::Again
             }
             error => {
