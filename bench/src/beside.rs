@@ -24,7 +24,7 @@ use corelog_runtime::{BufferPool, Instant, Rt, ShardId, blocking, cpus};
 use hdrhistogram::Histogram;
 
 use crate::load::{self, ProduceArgs};
-use crate::rows::{Server, median, start_broker, with_cubic};
+use crate::rows::{Place, median, start_broker, with_cubic};
 
 /// Version of the Fetch requests: topics by name.
 const FETCH_VERSION: i16 = 12;
@@ -62,18 +62,8 @@ pub struct BesideArgs {
     /// Seconds of a run of the producer alone; beside the consumer it runs as long as that reads.
     #[arg(long, default_value_t = 15)]
     pub seconds: u64,
-    /// The broker.
-    #[arg(long, default_value = "target/release/corelogd")]
-    pub corelogd: PathBuf,
-    /// Directory for data; on the disk to be measured.
-    #[arg(long, default_value = "target/bench")]
-    pub dir: PathBuf,
-    /// CPU of the broker's shard.
-    #[arg(long, default_value_t = 0)]
-    pub server_cpu: usize,
-    /// CPU of the load.
-    #[arg(long, default_value_t = 1)]
-    pub load_cpu: usize,
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// One run of the producer.
@@ -124,15 +114,20 @@ pub fn run(args: &BesideArgs) -> anyhow::Result<()> {
         args.rate_mb
     );
     with_cubic(|| {
-        let data = args.dir.join("beside-data");
+        let data = args.place.dir.join("beside-data");
         let _ = blocking::remove_dir_all(&data);
-        let mut server = start_broker(&args.corelogd, &data, args.server_cpu, "127.0.0.1:0")?;
+        let mut server = start_broker(
+            &args.place.corelogd,
+            &data,
+            args.place.server_cpu,
+            "127.0.0.1:0",
+        )?;
         let kafka: SocketAddr = server.wait_word("kafka=")?.parse()?;
         let http: SocketAddr = server.last_word("http=")?.parse()?;
         let (own, dir) = (args.clone(), data.clone());
         let thread = blocking::spawn("load", move || pairs(&own, kafka, http, &dir))?;
         let outcome = thread.join().map_err(|_| anyhow!("the load panicked"));
-        drop::<Server>(server);
+        drop(server);
         let _ = blocking::remove_dir_all(&data);
         outcome?
     })
@@ -144,7 +139,7 @@ fn pairs(
     http: SocketAddr,
     data: &Path,
 ) -> anyhow::Result<()> {
-    cpus::pin(args.load_cpu);
+    cpus::pin(args.place.load_cpu);
     let driver = UringDriver::new(1024).context("io_uring")?;
     let rt = Rt::new(ShardId(0), Box::new(driver), BufferPool::new(64 << 20));
     rt.block_on(async {

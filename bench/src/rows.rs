@@ -41,13 +41,20 @@ pub struct RowArgs {
     /// Seconds of one run.
     #[arg(long, default_value_t = 4)]
     pub seconds: u64,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What is measured, and where.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
     /// The broker.
     #[arg(long, default_value = "target/release/corelogd")]
     pub corelogd: PathBuf,
     /// Directory for data; on the disk to be measured.
     #[arg(long, default_value = "target/bench")]
     pub dir: PathBuf,
-    /// CPU of broker and limit.
+    /// CPU of the broker's shard, or of the limit.
     #[arg(long, default_value_t = 0)]
     pub server_cpu: usize,
     /// CPU of the load.
@@ -123,7 +130,7 @@ impl Server {
 
 /// Runs a row and prints it.
 pub fn run(args: &RowArgs) -> anyhow::Result<()> {
-    blocking::create_dir_all(&args.dir)?;
+    blocking::create_dir_all(&args.place.dir)?;
     println!("runs={} seconds={}", args.runs, args.seconds);
     with_cubic(|| measure(args))
 }
@@ -201,7 +208,7 @@ fn load(args: &RowArgs, server: SocketAddr) -> ProduceArgs {
         records: 1,
         acks: 1,
         seconds: args.seconds,
-        cpu: Some(args.load_cpu),
+        cpu: Some(args.place.load_cpu),
         raw: false,
     };
     match args.row {
@@ -220,9 +227,9 @@ fn load(args: &RowArgs, server: SocketAddr) -> ProduceArgs {
 }
 
 fn broker_run(args: &RowArgs) -> anyhow::Result<(f64, f64)> {
-    let data = args.dir.join("broker-data");
+    let data = args.place.dir.join("broker-data");
     let _ = blocking::remove_dir_all(&data);
-    let mut server = start_broker(&args.corelogd, &data, args.server_cpu, "")?;
+    let mut server = start_broker(&args.place.corelogd, &data, args.place.server_cpu, "")?;
     let address: SocketAddr = server.wait_word("kafka=")?.parse()?;
     let load = load(args, address);
     let began = blocking::now();
@@ -248,7 +255,7 @@ fn figure(row: Row, measured: &Measured) -> f64 {
 }
 
 fn limit_run(args: &RowArgs) -> anyhow::Result<f64> {
-    let file: PathBuf = Path::new(&args.dir).join("limit-file");
+    let file: PathBuf = Path::new(&args.place.dir).join("limit-file");
     match args.row {
         Row::Produce1k => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -257,7 +264,7 @@ fn limit_run(args: &RowArgs) -> anyhow::Result<f64> {
                     "limits",
                     "mixed",
                     "--cpu",
-                    &args.server_cpu.to_string(),
+                    &args.place.server_cpu.to_string(),
                     "--file",
                 ])
                 .arg(&file);
@@ -276,7 +283,7 @@ fn limit_run(args: &RowArgs) -> anyhow::Result<f64> {
                 "limits",
                 "dsync",
                 "--cpu",
-                &args.server_cpu.to_string(),
+                &args.place.server_cpu.to_string(),
                 "--seconds",
                 &seconds,
                 "--file",
