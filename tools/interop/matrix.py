@@ -9,6 +9,7 @@ matrix.py check-keyed CLIENT BOOTSTRAP TOPIC FILE  per key the numbers rise, non
 matrix.py check-odd   CLIENT BOOTSTRAP TOPIC WRITER  the odd records came back byte for byte
 """
 
+import faulthandler
 import sys
 import time
 
@@ -18,6 +19,8 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as PyTopicPartition
 
 LIMIT_S = 120
+# Whoever has not ended by then says where it stands; the suite ends it later.
+STUCK_S = 240
 
 
 class Confluent:
@@ -139,6 +142,7 @@ def check_odd(client, topic, writer):
 
 
 def main(args):
+    faulthandler.dump_traceback_later(STUCK_S)
     action = args[0]
     if action == "create":
         bootstrap, topic, partitions = args[1:4]
