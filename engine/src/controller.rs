@@ -30,25 +30,29 @@ use corelog_net::cold::messages::incremental_alter_configs_response::Incremental
 use corelog_runtime::ShardId;
 use corelog_runtime::sync::{FifoMutex, Notify};
 
+use crate::connection::aside::aside;
 use crate::metadata_log::{Applied, AppliedContent, MetadataLog, Proposed};
 use crate::shard::Shard;
 use crate::shard::message::{Request, Response};
+
+/// Committed batches above this are applied by a helper: hundreds of partitions.
+const APPLY_HERE_BYTES_MAX: usize = 16 << 10;
 
 /// A change of metadata that a client asked for, with its version where the outcome depends on it.
 #[derive(Debug)]
 pub enum AdminRequest {
     /// CreateTopics.
-    CreateTopics(CreateTopicsRequestData),
+    CreateTopics(Arc<CreateTopicsRequestData>),
     /// Topics that a Metadata or FindCoordinator request needs and that may be made.
     AutoCreate(Vec<String>),
     /// DeleteTopics.
-    DeleteTopics(i16, DeleteTopicsRequestData),
+    DeleteTopics(i16, Arc<DeleteTopicsRequestData>),
     /// CreatePartitions.
-    CreatePartitions(CreatePartitionsRequestData),
+    CreatePartitions(Arc<CreatePartitionsRequestData>),
     /// IncrementalAlterConfigs.
-    IncrementalAlterConfigs(IncrementalAlterConfigsRequestData),
+    IncrementalAlterConfigs(Arc<IncrementalAlterConfigsRequestData>),
     /// AlterConfigs.
-    AlterConfigs(AlterConfigsRequestData),
+    AlterConfigs(Arc<AlterConfigsRequestData>),
     /// A block of producer ids.
     ProducerIds,
 }
@@ -106,7 +110,8 @@ impl Controller {
     pub async fn apply_committed(self: Rc<Self>) {
         loop {
             let applied = self.log.next_applied().await;
-            let image = match apply(&self.image(), &applied) {
+            let (before, heavy) = (self.image(), applied.content.bytes() > APPLY_HERE_BYTES_MAX);
+            let image = match aside(&self.shard, heavy, move || apply(&before, &applied)).await {
                 Ok(image) => Arc::new(image),
                 Err(error) => {
                     // Batches are decided against the image they are applied to: this state is not known.
@@ -145,15 +150,27 @@ impl Controller {
     }
 
     /// Decides one change and resolves when all shards hold its outcome; `None` when it could not
-    /// be committed.
-    pub async fn change<T>(&self, decision: impl FnOnce(&Image) -> (Vec<Record>, T)) -> Option<T> {
+    /// be committed. A heavy decision is made by a helper, the next one waits for it.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        heavy: bool,
+        decision: impl FnOnce(&Image) -> (Vec<Record>, T) + Send + 'static,
+    ) -> Option<T> {
         let _turn = self.order.ticket().wait().await;
-        let (records, answer) = decision(&self.image());
-        if records.is_empty() {
+        let image = self.image();
+        let decide = move || {
+            let (records, answer) = decision(&image);
+            (
+                (!records.is_empty()).then(|| encode_records(&records)),
+                answer,
+            )
+        };
+        let (payload, answer) = aside(&self.shard, heavy, decide).await;
+        let Some(payload) = payload else {
             return Some(answer);
-        }
+        };
         let term = self.log.leader_term()?;
-        match self.log.propose(term, encode_records(&records)).await {
+        match self.log.propose(term, payload).await {
             Proposed::Committed(index) => {
                 while self.image().version() < index {
                     let published = self.published.notified();
@@ -183,54 +200,53 @@ pub fn apply(image: &Image, applied: &Applied) -> Result<Image, String> {
 }
 
 /// Serves an admin request on shard 0.
-pub async fn handle(shard: &Rc<Shard>, request: AdminRequest) -> AdminAnswer {
+pub async fn handle(shard: &Rc<Shard>, request: AdminRequest, heavy: bool) -> AdminAnswer {
     let Some(controller) = shard.controller.borrow().clone() else {
         return AdminAnswer::Unavailable;
     };
-    let config = shard.config();
-    let context = ControllerContext {
-        broker: &config,
-        shards: shard.shards() as u16,
-    };
-    let new_id = &mut || random_uuid(shard);
-    let answer = match request {
-        AdminRequest::CreateTopics(request) => {
-            let decision =
-                controller.change(|image| create_topics(image, &context, &request, new_id));
-            decision.await.map(AdminAnswer::CreateTopics)
-        }
-        AdminRequest::AutoCreate(names) => {
-            let decision = controller.change(|image| {
+    let (config, shards) = (shard.config(), shard.shards() as u16);
+    let mut ids = TopicIds::new(shard);
+    let decision = move |image: &Image| {
+        let context = ControllerContext {
+            broker: &config,
+            shards,
+        };
+        match request {
+            AdminRequest::CreateTopics(request) => {
+                let (records, answer) =
+                    create_topics(image, &context, &request, &mut || ids.next_id());
+                (records, AdminAnswer::CreateTopics(answer))
+            }
+            AdminRequest::AutoCreate(names) => {
                 warn_of_lowered_factor(image, &config, &names);
                 let request = auto_create_request(image, &config, &names);
-                create_topics(image, &context, &request, new_id)
-            });
-            decision.await.map(|_| AdminAnswer::AutoCreate)
+                let (records, _) = create_topics(image, &context, &request, &mut || ids.next_id());
+                (records, AdminAnswer::AutoCreate)
+            }
+            AdminRequest::DeleteTopics(version, request) => {
+                let (records, answer) = delete_topics(image, &context, version, &request);
+                (records, AdminAnswer::DeleteTopics(answer))
+            }
+            AdminRequest::CreatePartitions(request) => {
+                let (records, answer) = create_partitions(image, &context, &request);
+                (records, AdminAnswer::CreatePartitions(answer))
+            }
+            AdminRequest::IncrementalAlterConfigs(request) => {
+                let (records, answer) = incremental_alter_configs(image, &context, &request);
+                (records, AdminAnswer::IncrementalAlterConfigs(answer))
+            }
+            AdminRequest::AlterConfigs(request) => {
+                let (records, answer) = alter_configs(image, &context, &request);
+                (records, AdminAnswer::AlterConfigs(answer))
+            }
+            AdminRequest::ProducerIds => {
+                let (records, block) = allocate_producer_ids(image);
+                (records, AdminAnswer::ProducerIds(block))
+            }
         }
-        AdminRequest::DeleteTopics(version, request) => {
-            let decision =
-                controller.change(|image| delete_topics(image, &context, version, &request));
-            decision.await.map(AdminAnswer::DeleteTopics)
-        }
-        AdminRequest::CreatePartitions(request) => {
-            let decision = controller.change(|image| create_partitions(image, &context, &request));
-            decision.await.map(AdminAnswer::CreatePartitions)
-        }
-        AdminRequest::IncrementalAlterConfigs(request) => {
-            let decision =
-                controller.change(|image| incremental_alter_configs(image, &context, &request));
-            decision.await.map(AdminAnswer::IncrementalAlterConfigs)
-        }
-        AdminRequest::AlterConfigs(request) => {
-            let decision = controller.change(|image| alter_configs(image, &context, &request));
-            decision.await.map(AdminAnswer::AlterConfigs)
-        }
-        AdminRequest::ProducerIds => controller
-            .change(allocate_producer_ids)
-            .await
-            .map(AdminAnswer::ProducerIds),
     };
-    answer.unwrap_or(AdminAnswer::Unavailable)
+    let decided = controller.change(heavy, decision).await;
+    decided.unwrap_or(AdminAnswer::Unavailable)
 }
 
 /// Says so when the offsets topic is about to be made with fewer replicas than configured.
@@ -249,11 +265,42 @@ fn warn_of_lowered_factor(image: &Image, config: &BrokerConfig, names: &[String]
 
 /// A random id that is not one of Kafka's reserved ones.
 pub fn random_uuid(shard: &Shard) -> Uuid {
-    loop {
-        let id = Uuid::from_parts(shard.rt.random_u64(), shard.rt.random_u64());
-        // Kafka shows ids as base64 and refuses a leading dash on its command lines.
-        if !id.is_reserved() && !id.to_string().starts_with('-') {
-            return id;
+    TopicIds::new(shard).next_id()
+}
+
+/// Random ids that are none of Kafka's reserved ones: 128 bits of chance, and a permutation of what
+/// is counted from there. Any thread may go on with it.
+struct TopicIds {
+    high: u64,
+    low: u64,
+}
+
+impl TopicIds {
+    fn new(shard: &Shard) -> TopicIds {
+        TopicIds {
+            high: shard.rt.random_u64(),
+            low: shard.rt.random_u64(),
         }
     }
+
+    fn next_id(&mut self) -> Uuid {
+        loop {
+            self.high = self.high.wrapping_add(SPLITMIX_STEP);
+            self.low = self.low.wrapping_add(SPLITMIX_STEP);
+            let id = Uuid::from_parts(splitmix(self.high), splitmix(self.low));
+            // Kafka shows ids as base64 and refuses a leading dash on its command lines.
+            if !id.is_reserved() && !id.to_string().starts_with('-') {
+                return id;
+            }
+        }
+    }
+}
+
+const SPLITMIX_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The output step of SplitMix64 (Steele, Lea, Flood 2014): one to one.
+fn splitmix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

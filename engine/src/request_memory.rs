@@ -44,8 +44,25 @@ pub struct ConnectionMemory {
 /// Memory of one request; given back on drop.
 #[derive(Debug)]
 pub struct Held {
-    _of_connection: Permit,
-    _of_shard: Permit,
+    of_connection: Permit,
+    of_shard: Permit,
+}
+
+impl Held {
+    /// Gives back what `bytes` do not need.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        self.of_connection.shrink_to(bytes);
+        self.of_shard.shrink_to(bytes);
+    }
+}
+
+/// Memory that a request is decoded and answered in; given back on drop.
+#[derive(Debug)]
+pub enum Answering {
+    /// Of a share that no client's pace keeps: it is given back before the answer leaves.
+    Working(Permit),
+    /// Kept until the answer has left.
+    Kept(Held),
 }
 
 /// How a body has come so far.
@@ -61,7 +78,7 @@ pub struct Progress {
 
 impl RequestMemory {
     /// Shares `bytes` out: a quarter for small requests, an eighth for those that are parked, an
-    /// eighth for fetches that are worked on, half for large requests.
+    /// eighth for what is worked on, half for large requests.
     pub fn new(bytes: usize) -> RequestMemory {
         let small_bytes = (bytes / 4).max(1);
         let parked_bytes = bytes / 8;
@@ -105,11 +122,26 @@ impl RequestMemory {
         self.parked.try_acquire(charge)
     }
 
-    /// Waits for memory to work on a fetch with, which no client's pace keeps: it is held while
-    /// partitions are looked at, and no longer.
+    /// Waits for memory to work on a request with, which no client's pace keeps: it is held while
+    /// the answer is found, and no longer.
     pub async fn work(&self, bytes: usize) -> Permit {
         let most = (self.working_bytes - self.working_bytes / 4).max(1);
         self.working.acquire(bytes.min(most)).await
+    }
+
+    /// Waits for memory to decode and answer a request in, many times the bytes of its frame. Small
+    /// frames do not wait for what large ones hold: bodies on their way, and answers.
+    pub async fn answering(
+        &self,
+        of: &ConnectionMemory,
+        frame_bytes: usize,
+        bytes: usize,
+    ) -> Answering {
+        if frame_bytes <= SMALL_BYTES_MAX {
+            Answering::Working(self.work(bytes).await)
+        } else {
+            Answering::Kept(self.acquire(of, bytes).await)
+        }
     }
 
     fn is_small(&self, bytes: usize) -> bool {
@@ -129,8 +161,8 @@ impl RequestMemory {
         let of_connection = own.acquire(bytes.min(own_max)).await;
         let of_shard = shared.acquire(bytes.min(most)).await;
         Held {
-            _of_connection: of_connection,
-            _of_shard: of_shard,
+            of_connection,
+            of_shard,
         }
     }
 

@@ -79,12 +79,17 @@ impl Stats {
 
     /// An answer of an API carried this error code (0 is not counted).
     pub fn count_error(&self, api_key: i16, error_code: i16) {
+        self.count_errors(api_key, error_code, 1);
+    }
+
+    /// The same, so many times.
+    pub fn count_errors(&self, api_key: i16, error_code: i16, times: u64) {
         if error_code != 0 {
             *self
                 .errors
                 .borrow_mut()
                 .entry((api_key, error_code))
-                .or_default() += 1;
+                .or_default() += times;
         }
     }
 

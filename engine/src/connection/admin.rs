@@ -1,84 +1,27 @@
-//! APIs of tools: log directories, producers, elections, and configs as a whole.
+//! APIs of tools that ask all shards: log directories, producers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use corelog_core::api as answers;
-use corelog_core::api::{ApiContext, LogDirSpace, LogDirState};
+use corelog_core::api::{LogDirSpace, LogDirState};
 use corelog_core::metadata::names::validate_topic_name;
-use corelog_net::api::ApiKey;
-use corelog_net::cold::ColdRequest;
 use corelog_net::cold::messages::KafkaString;
-use corelog_net::cold::messages::alter_configs_request::AlterConfigsRequestData;
-use corelog_net::cold::messages::alter_configs_response::{
-    AlterConfigsResourceResponse, AlterConfigsResponseData,
-};
-use corelog_net::cold::messages::describe_log_dirs_request::DescribeLogDirsRequestData;
-use corelog_net::cold::messages::describe_log_dirs_response::DescribeLogDirsResponseData;
 use corelog_net::cold::messages::describe_producers_request::DescribeProducersRequestData;
 use corelog_net::cold::messages::describe_producers_response::{
     DescribeProducersResponseData, PartitionResponse, ProducerState, TopicResponse,
 };
 use corelog_net::error_code::ErrorCode;
-use corelog_net::frame::RequestFrame;
-use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use corelog_storage::producer_state::ActiveProducer;
 
-use super::cold::{ask_controller, reply, reply_counted};
 use super::offsets::{ask, find};
-use crate::controller::{AdminAnswer, AdminRequest};
 use crate::errors::{PartitionError, error_code};
 use crate::shard::Shard;
 use crate::shard::message::{Request, Response};
 
-/// Answers what only tools ask; any other request is an error.
-pub async fn answer(
-    shard: &Rc<Shard>,
-    context: &ApiContext<'_>,
-    frame: &RequestFrame,
-    request: ColdRequest,
-) -> Result<Bytes, WireError> {
-    let (image, version) = (shard.image(), frame.version);
-    match request {
-        ColdRequest::DescribeLogDirs(request) => {
-            reply_counted(shard, frame, &describe_log_dirs(shard, &request).await)
-        }
-        ColdRequest::DescribeProducers(request) => {
-            reply(frame, &describe_producers(shard, request).await)
-        }
-        ColdRequest::AlterConfigs(request) => {
-            reply_counted(shard, frame, &alter_configs(shard, request).await)
-        }
-        ColdRequest::ListConfigResources(request) => reply_counted(
-            shard,
-            frame,
-            &answers::list_config_resources(&image, context, version, &request),
-        ),
-        ColdRequest::ElectLeaders(request) => reply_counted(
-            shard,
-            frame,
-            &answers::elect_leaders(&image, version, &request),
-        ),
-        ColdRequest::ListPartitionReassignments(request) => reply_counted(
-            shard,
-            frame,
-            &answers::list_partition_reassignments(&request),
-        ),
-        other => {
-            let api = other.api().number();
-            Err(WireError::unsupported("request", api, version))
-        }
-    }
-}
-
-/// Asks every shard for the sizes of its logs, and the file system for its space.
-async fn describe_log_dirs(
-    shard: &Rc<Shard>,
-    request: &DescribeLogDirsRequestData,
-) -> DescribeLogDirsResponseData {
+/// What DescribeLogDirs tells: every shard says the sizes of its logs, the file system its space.
+pub async fn log_dirs(shard: &Rc<Shard>) -> Vec<LogDirState> {
     let ask = |to: usize| shard.call(ShardId(to as u16), Request::LogSizes);
     let calls: Vec<_> = (0..shard.shards()).map(ask).collect();
     let mut dirs = Vec::new();
@@ -97,6 +40,7 @@ async fn describe_log_dirs(
         if let Some(Response::LogSizes(sizes, failed)) = call.await {
             for (at, size) in sizes {
                 dirs[at].logs.push(size); // logs are in directories of log.dirs
+                shard.rt.yield_if_needed().await;
             }
             for at in failed {
                 if let Some(dir) = dirs.get_mut(at) {
@@ -105,7 +49,7 @@ async fn describe_log_dirs(
             }
         }
     }
-    answers::describe_log_dirs(request, dirs)
+    dirs
 }
 
 async fn space(shard: &Rc<Shard>, path: &Path) -> Option<LogDirSpace> {
@@ -128,7 +72,7 @@ fn absolute(path: &Path) -> String {
 
 /// Asks the shards for the producers of their partitions. A partition is answered once, however
 /// often it is named: an answer is much larger than its question.
-async fn describe_producers(
+pub async fn describe_producers(
     shard: &Rc<Shard>,
     request: DescribeProducersRequestData,
 ) -> DescribeProducersResponseData {
@@ -137,13 +81,17 @@ async fn describe_producers(
     let mut asked: Vec<(KafkaString, Vec<i32>)> = Vec::with_capacity(request.topics.len());
     let mut questions = Vec::new();
     for topic in request.topics {
-        let mut indexes = topic.partition_indexes;
+        let mut indexes = Vec::new();
         let seen = seen.entry(topic.name.to_string()).or_default();
-        indexes.retain(|index| seen.insert(*index));
-        for index in &indexes {
-            questions.push(find(&image, topic.name.as_str(), *index));
+        for index in topic.partition_indexes {
+            if seen.insert(index) {
+                questions.push(find(&image, topic.name.as_str(), index));
+                indexes.push(index);
+            }
+            shard.rt.yield_if_needed().await;
         }
         asked.push((topic.name, indexes));
+        shard.rt.yield_if_needed().await;
     }
     let take = |response| match response {
         Response::Producers(answers) => Some(answers),
@@ -151,17 +99,20 @@ async fn describe_producers(
     };
     let found = ask(shard, questions, Request::Producers, take).await;
     let mut found = found.into_iter();
-    let topics = asked.into_iter().map(|(name, indexes)| {
+    let mut response = DescribeProducersResponseData::default();
+    for (name, indexes) in asked {
         let refusal = refusal(name.as_str(), image.topic(name.as_str()).is_some());
-        let partitions = indexes.into_iter().map(|index| {
+        let mut of_topic = TopicResponse::default().with_name(name);
+        for index in indexes {
             let answer = found.next().expect("one answer per question");
-            producers_of(shard, index, answer, refusal.as_ref())
-        });
-        TopicResponse::default()
-            .with_partitions(partitions.collect())
-            .with_name(name)
-    });
-    DescribeProducersResponseData::default().with_topics(topics.collect())
+            let partition = producers_of(index, answer, refusal.as_ref());
+            of_topic.partitions.push(partition);
+            shard.rt.yield_if_needed().await;
+        }
+        response.topics.push(of_topic);
+        shard.rt.yield_if_needed().await;
+    }
+    response
 }
 
 /// Why nothing can be told of any partition of a topic.
@@ -179,7 +130,6 @@ fn refusal(topic: &str, is_known: bool) -> Option<(ErrorCode, KafkaString)> {
 }
 
 fn producers_of(
-    shard: &Shard,
     index: i32,
     answer: Result<Vec<ActiveProducer>, PartitionError>,
     refusal: Option<&(ErrorCode, KafkaString)>,
@@ -192,9 +142,6 @@ fn producers_of(
             return response.with_active_producers(producers.iter().map(shown).collect());
         }
     };
-    shard
-        .stats
-        .count_error(ApiKey::DescribeProducers.number(), code.code());
     response
         .with_error_code(code.code())
         .with_error_message(said)
@@ -208,28 +155,4 @@ fn shown(producer: &ActiveProducer) -> ProducerState {
         .with_last_timestamp(producer.last_timestamp)
         .with_coordinator_epoch(producer.coordinator_epoch)
         .with_current_txn_start_offset(producer.txn_first_offset)
-}
-
-async fn alter_configs(
-    shard: &Rc<Shard>,
-    request: AlterConfigsRequestData,
-) -> AlterConfigsResponseData {
-    let asked: Vec<_> = request
-        .resources
-        .iter()
-        .map(|resource| (resource.resource_type, resource.resource_name.clone()))
-        .collect();
-    match ask_controller(shard, AdminRequest::AlterConfigs(request)).await {
-        AdminAnswer::AlterConfigs(response) => response,
-        _ => {
-            let refused = |(resource_type, name)| {
-                AlterConfigsResourceResponse::default()
-                    .with_resource_type(resource_type)
-                    .with_resource_name(name)
-                    .with_error_code(ErrorCode::NotController.code())
-            };
-            AlterConfigsResponseData::default()
-                .with_responses(asked.into_iter().map(refused).collect())
-        }
-    }
 }

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use corelog_core::metadata::names::is_internal;
-use corelog_net::api::ApiKey;
 use corelog_net::cold::messages::delete_records_request::DeleteRecordsRequestData;
 use corelog_net::cold::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponseData, DeleteRecordsTopicResult,
@@ -41,7 +40,9 @@ pub async fn delete_records(
                 }
                 Err(error) => Err(error),
             });
+            shard.rt.yield_if_needed().await;
         }
+        shard.rt.yield_if_needed().await;
     }
     let take = |response| match response {
         Response::DeleteRecords(answers) => Some(answers),
@@ -49,20 +50,22 @@ pub async fn delete_records(
     };
     let answers = ask(shard, questions, Request::DeleteRecords, take).await;
     let mut answers = answers.into_iter();
-    let topics = request.topics.into_iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|partition| {
+    let mut response = DeleteRecordsResponseData::default();
+    for topic in request.topics {
+        let mut of_topic = DeleteRecordsTopicResult::default().with_name(topic.name);
+        for partition in topic.partitions {
             let answer = answers.next().expect("one answer per question");
-            result(shard, partition.partition_index, answer)
-        });
-        DeleteRecordsTopicResult::default()
-            .with_partitions(partitions.collect())
-            .with_name(topic.name)
-    });
-    DeleteRecordsResponseData::default().with_topics(topics.collect())
+            let result = result(partition.partition_index, answer);
+            of_topic.partitions.push(result);
+            shard.rt.yield_if_needed().await;
+        }
+        response.topics.push(of_topic);
+        shard.rt.yield_if_needed().await;
+    }
+    response
 }
 
 fn result(
-    shard: &Shard,
     partition_index: i32,
     answer: Result<i64, PartitionError>,
 ) -> DeleteRecordsPartitionResult {
@@ -70,9 +73,6 @@ fn result(
         Ok(log_start) => (log_start, 0),
         Err(error) => (NO_LOW_WATERMARK, error_code(&error).code()),
     };
-    shard
-        .stats
-        .count_error(ApiKey::DeleteRecords.number(), code);
     DeleteRecordsPartitionResult::default()
         .with_partition_index(partition_index)
         .with_low_watermark(low_watermark)

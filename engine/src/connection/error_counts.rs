@@ -1,5 +1,4 @@
-//! Error codes of answers, for the counters. Produce, Fetch, and what asks many partitions count
-//! theirs where they arise.
+//! Error codes of answers, for the counters. Produce and Fetch count theirs where they arise.
 
 use corelog_net::cold::messages as m;
 
@@ -62,6 +61,22 @@ codes! {
     }
     list_config_resources_response::ListConfigResourcesResponseData(self, each) {
         each(self.error_code);
+    }
+    list_offsets_response::ListOffsetsResponseData(self, each) {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.for_each(|partition| each(partition.error_code));
+    }
+    offset_for_leader_epoch_response::OffsetForLeaderEpochResponseData(self, each) {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.for_each(|partition| each(partition.error_code));
+    }
+    delete_records_response::DeleteRecordsResponseData(self, each) {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.for_each(|partition| each(partition.error_code));
+    }
+    describe_producers_response::DescribeProducersResponseData(self, each) {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        partitions.for_each(|partition| each(partition.error_code));
     }
     find_coordinator_response::FindCoordinatorResponseData(self, each) {
         each(self.error_code);

@@ -32,7 +32,7 @@ use crate::shard::read::read;
 const WAIT_MS_MAX: i32 = 60_000;
 
 /// Bytes in memory for a byte of the request: what names a partition in few bytes is a struct.
-const NAMED_FACTOR: usize = 10;
+const NAMED_FACTOR: usize = 26;
 /// Memory of one partition while a request is worked on: as asked, as found, as answered.
 const WORKING_BYTES: usize = 640;
 /// Memory of one partition while its fetch waits for data.
@@ -51,6 +51,15 @@ pub struct RangeRef {
     pub range: FileRange,
 }
 
+/// What a request asks for besides its partitions.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    max_bytes: usize,
+    min_bytes: i32,
+    max_wait_ms: i32,
+    is_read_committed: bool,
+}
+
 /// One partition of the request, as asked and as found.
 struct Asked {
     owner: ShardId,
@@ -62,7 +71,7 @@ struct Asked {
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    frame: &RequestFrame,
+    frame: RequestFrame,
 ) -> Result<Option<Vec<Part<RangeRef>>>, WireError> {
     let named = frame.body.len() * NAMED_FACTOR;
     let Some(decoding) = working_memory(shard, connection, named).await else {
@@ -77,20 +86,25 @@ pub async fn answer(
             return builder.build(refused).map(Some);
         }
     };
-    drop(decoding);
+    let limits = Limits {
+        max_bytes: shard
+            .config()
+            .fetch_max_bytes
+            .min(request.max_bytes.max(0) as usize),
+        min_bytes: request.min_bytes,
+        max_wait_ms: request.max_wait_ms.clamp(0, WAIT_MS_MAX),
+        is_read_committed: request.is_read_committed(),
+    };
+    // A fetch may wait for long: what it was asked in does not wait with it.
+    drop((request, frame, decoding));
     let partitions = fetch.planned.len();
-    let max_wait_ms = request.max_wait_ms.clamp(0, WAIT_MS_MAX);
-    let deadline = shard.rt.now() + Duration::from_millis(max_wait_ms as u64);
-    let max_bytes = shard
-        .config()
-        .fetch_max_bytes
-        .min(request.max_bytes.max(0) as usize);
+    let deadline = shard.rt.now() + Duration::from_millis(limits.max_wait_ms as u64);
     let (asked, _memory) = loop {
         let working = partitions * WORKING_BYTES;
         let Some(memory) = working_memory(shard, connection, working).await else {
             return Ok(None);
         };
-        let mut asked = resolve(shard, &fetch.planned, max_bytes).await;
+        let mut asked = resolve(shard, &fetch.planned, limits.max_bytes).await;
         read_all(shard, &mut asked).await;
         let total: usize = asked.iter().map(|a| a.answer.bytes).sum();
         let at_once = asked
@@ -99,7 +113,7 @@ pub async fn answer(
         let left = deadline.saturating_duration_since(shard.rt.now());
         if at_once
             || asked.is_empty()
-            || total as i64 >= i64::from(request.min_bytes)
+            || total as i64 >= i64::from(limits.min_bytes)
             || left.is_zero()
             || peer::is_closed(connection)
             || connection.closing.get()
@@ -115,7 +129,7 @@ pub async fn answer(
         drop((asked, memory));
         wait_for_news(shard, connection, seen, left).await;
     };
-    let response = response(shard, &request, &fetch, asked, max_bytes).await;
+    let response = response(shard, limits, &fetch, asked).await;
     builder.build(response).map(Some)
 }
 
@@ -299,12 +313,11 @@ impl Drop for CancelWaits {
 /// with data keeps its first batch whole. A session is answered what is news to it.
 async fn response(
     shard: &Shard,
-    request: &FetchRequest,
+    limits: Limits,
     fetch: &Fetch,
     asked: Vec<Asked>,
-    max_bytes: usize,
 ) -> FetchResponse<RangeRef> {
-    let mut left = max_bytes;
+    let mut left = limits.max_bytes;
     let mut first = true;
     let mut found = Vec::with_capacity(asked.len());
     let mut topics: Vec<FetchTopicResponse<RangeRef>> = Vec::new();
@@ -333,7 +346,7 @@ async fn response(
             topics.push(topic_response(topic));
             last_topic = Some(topic);
         }
-        let partition = partition_response(shard, request, ask, records);
+        let partition = partition_response(shard, limits, ask, records);
         topics
             .last_mut()
             .expect("pushed above")
@@ -367,7 +380,7 @@ fn topic_response(topic: &TopicRef) -> FetchTopicResponse<RangeRef> {
 
 fn partition_response(
     shard: &Shard,
-    request: &FetchRequest,
+    limits: Limits,
     ask: &Asked,
     records: Vec<RecordRange<RangeRef>>,
 ) -> FetchPartitionResponse<RangeRef> {
@@ -384,7 +397,7 @@ fn partition_response(
             .answer
             .diverging
             .map(|(epoch, end_offset)| EpochEndOffset { epoch, end_offset }),
-        aborted_transactions: request.is_read_committed().then(Vec::new),
+        aborted_transactions: limits.is_read_committed.then(Vec::new),
         records,
         ..FetchPartitionResponse::default()
     }

@@ -5,10 +5,14 @@
 //! starts when all earlier ones are answered.
 
 pub mod admin;
+mod answer;
+pub mod aside;
+pub mod changes;
 pub mod cold;
 pub mod delete_records;
 mod error_counts;
 pub mod fetch;
+mod image_answers;
 pub mod log_lines;
 pub mod offsets;
 pub mod peer;
@@ -35,14 +39,12 @@ use corelog_core::Uuid;
 use corelog_core::metadata::image::{Image, Topic};
 use corelog_net::api::ApiKey;
 use corelog_net::cold::decode_charge_bytes;
-use corelog_net::fetch::Part;
 use corelog_net::frame::{FrameLimits, RequestFrame};
 use corelog_runtime::driver::SocketHandle;
 use corelog_runtime::sync::Notify;
 use corelog_runtime::{Instant, ShardId, Task};
 
 pub(crate) use self::error_counts::ErrorCodes;
-use self::fetch::RangeRef;
 use self::peer::PeerWatch;
 use self::reader::{Frame, FrameReader, ReadFrameError};
 use self::send::SendError;
@@ -50,7 +52,7 @@ use self::slots::Slots;
 use self::turn::Turn;
 use crate::errors::PartitionError;
 use crate::latency::Stage;
-use crate::request_memory::{ConnectionMemory, Held, Progress, SMALL_BYTES_MAX};
+use crate::request_memory::{ConnectionMemory, Held};
 use crate::shard::Shard;
 use crate::shard::message::Request;
 use crate::stats::add;
@@ -130,6 +132,12 @@ impl Connection {
                 notified.await;
             }
         }
+    }
+
+    /// Waits for memory that an answer of so many bytes is kept in until it has left; `None` once
+    /// the connection is being closed.
+    pub(crate) async fn keep(&self, shard: &Shard, bytes: usize) -> Option<Held> {
+        or_closing(self, shard.request_memory.acquire(&self.memory, bytes)).await
     }
 
     /// Reads no further request for so long, as Kafka does with clients that it throttles: the
@@ -300,7 +308,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
         if or_closing(connection, room).await.is_none() {
             return End::Closing;
         }
-        let next = reader.next(&shard.request_memory, &connection.memory);
+        let next = next_frame(shard, connection, &mut reader);
         let frame = match or_closing(connection, next).await {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
@@ -335,114 +343,68 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> End {
     }
 }
 
+/// The next request. All but Produce begin when all earlier ones are answered: they wait for that
+/// before they are given memory, since the client may take its time with the answers.
+async fn next_frame(
+    shard: &Shard,
+    connection: &Connection,
+    reader: &mut FrameReader,
+) -> Result<Frame, ReadFrameError> {
+    let prefix = reader.head().await?;
+    if prefix.api != ApiKey::Produce {
+        connection.slots.drained().await;
+    }
+    reader
+        .frame(prefix, &shard.request_memory, &connection.memory)
+        .await
+}
+
 async fn handle_frame(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     frame: Frame,
 ) -> Result<(), End> {
     let began = shard.rt.now();
-    let request = RequestFrame::decode(&frame.bytes).map_err(End::Malformed)?;
+    let Frame {
+        prefix,
+        bytes,
+        permit,
+        ..
+    } = frame;
+    let request = RequestFrame::decode(&bytes).map_err(End::Malformed)?;
+    drop(bytes);
     if request.client_id.as_deref() == Some("panic") && shard.storage.is_planted("panic-on-request")
     {
         panic!("planted: panic-on-request");
     }
     if request.api == ApiKey::Produce {
-        return produce::start(shard, connection, request, frame.permit, began)
-            .map_err(End::Malformed);
+        return produce::start(shard, connection, request, permit, began).map_err(End::Malformed);
     }
-    or_closing(connection, connection.slots.drained())
-        .await
-        .ok_or(End::Closing)?;
     // What the frame was given goes back before any wait: nobody waits, for data or for memory,
     // while holding what others wait for.
-    drop(frame.permit);
+    drop(permit);
     if request.api == ApiKey::Fetch {
-        let answer = fetch::answer(shard, connection, &request).await;
+        let answer = fetch::answer(shard, connection, request).await;
         let parts = answer.map_err(End::Malformed)?.ok_or(End::Closing)?;
         let answered = shard.rt.now();
         let waited = answered.saturating_duration_since(began);
         shard.stats.stage(Stage::FetchData, waited);
-        let sent = send_fetch(shard, connection, parts).await;
+        let sent = answer::send_fetch(shard, connection, parts).await;
         let took = shard.rt.now().saturating_duration_since(answered);
         shard.stats.stage(Stage::FetchSend, took);
         return sent;
     }
     // Structs take many times the bytes they came in.
-    let charge = decode_charge_bytes(request.body.len()) + cold::answer_bytes(shard, &request);
-    let memory = shard.request_memory.acquire(&connection.memory, charge);
+    let charge = decode_charge_bytes(request.body.len());
+    let memory = &shard.request_memory;
+    let memory = memory.answering(&connection.memory, prefix.size, charge);
     let memory = or_closing(connection, memory).await.ok_or(End::Closing)?;
     let (answer, memory) = cold::answer(shard, connection, &request, memory)
         .await
         .map_err(End::Malformed)?
         .ok_or(End::Closing)?;
-    send_cold(shard, connection, answer, memory).await
-}
-
-/// Sends the answer of a Fetch. Records weigh nothing while they wait; a large header keeps memory
-/// of the shard until all has left, and a client that does not take it is given up.
-async fn send_fetch(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    parts: Vec<Part<RangeRef>>,
-) -> Result<(), End> {
-    let header = parts.iter().map(|part| match part {
-        Part::Bytes(bytes) => bytes.len(),
-        Part::Records(..) => 0,
-    });
-    let size = header.sum();
-    let rt = &shard.rt;
-    let mut sending = pin!(send::send(shard, connection, parts));
-    if size <= SMALL_BYTES_MAX {
-        return sending.await.map_err(End::Send);
-    }
-    let memory = shard.request_memory.acquire(&connection.memory, size);
-    let _held = or_closing(connection, memory).await.ok_or(End::Closing)?;
-    connection.last_used.set(rt.now());
-    loop {
-        if let Some(sent) = rt.timeout(reader::LOOK_EVERY, &mut sending).await {
-            return sent.map_err(End::Send);
-        }
-        let still = rt
-            .now()
-            .saturating_duration_since(connection.last_used.get());
-        let progress = Progress {
-            elapsed: still,
-            still,
-            bytes: 0,
-        };
-        if progress.is_hopeless(shard.request_memory.is_contended(size)) {
-            return Err(End::Closing);
-        }
-    }
-}
-
-/// Sends the answer of a cold request. A large one keeps its memory until it has left, and leaves
-/// in pieces: a client that does not take them is given up.
-async fn send_cold(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    answer: Bytes,
-    memory: Option<Held>,
-) -> Result<(), End> {
-    let io = |error| End::Send(SendError::Io(error));
-    let rt = &shard.rt;
-    let size = answer.len();
-    if size <= SMALL_BYTES_MAX {
-        drop(memory);
-        let sent = rt.send(&connection.socket, vec![answer], false).await;
-        connection.last_used.set(rt.now());
-        return sent.map_err(io);
-    }
-    let began = rt.now();
-    for at in (0..size).step_by(send::CHUNK_BYTES) {
-        let end = size.min(at + send::CHUNK_BYTES);
-        let step = rt.send(&connection.socket, vec![answer.slice(at..end)], end < size);
-        let contended = || shard.request_memory.is_contended(size);
-        let sent = reader::patiently(rt, began, at, contended, step).await;
-        sent.ok_or(End::Closing)?.map_err(io)?;
-        connection.last_used.set(rt.now());
-    }
-    Ok(())
+    drop(request);
+    answer::send_cold(shard, connection, answer, memory).await
 }
 
 /// The future's output, or `None` once the connection is being closed.

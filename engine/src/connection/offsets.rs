@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use corelog_core::metadata::image::Image;
-use corelog_net::api::ApiKey;
 use corelog_net::cold::messages::list_offsets_request::ListOffsetsRequestData;
 use corelog_net::cold::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponseData, ListOffsetsTopicResponse,
@@ -42,7 +41,8 @@ pub(super) fn find(
     ))
 }
 
-/// Asks every owner once; the answers come in the order of the questions.
+/// Asks every owner once; the answers come in the order of the questions. However many there are,
+/// the shard does not stand still.
 pub(super) async fn ask<Q: Clone, A>(
     shard: &Rc<Shard>,
     questions: Vec<Result<(u16, Q), PartitionError>>,
@@ -61,6 +61,7 @@ pub(super) async fn ask<Q: Clone, A>(
             }
             Err(error) => answers.push(Some(Err(error))),
         }
+        shard.rt.yield_if_needed().await;
     }
     let mut asked = Vec::with_capacity(by_owner.len());
     for (owner, (questions, places)) in by_owner {
@@ -72,12 +73,15 @@ pub(super) async fn ask<Q: Clone, A>(
         };
         for (at, found) in places.into_iter().zip(found) {
             answers[at] = Some(found);
+            shard.rt.yield_if_needed().await;
         }
     }
-    answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or(Err(PartitionError::Stopping)))
-        .collect()
+    let mut all = Vec::with_capacity(answers.len());
+    for answer in answers {
+        all.push(answer.unwrap_or(Err(PartitionError::Stopping)));
+        shard.rt.yield_if_needed().await;
+    }
+    all
 }
 
 /// First version of ListOffsets whose answers carry leader epochs.
@@ -105,7 +109,9 @@ pub async fn list_offsets(
                     },
                 )
             }));
+            shard.rt.yield_if_needed().await;
         }
+        shard.rt.yield_if_needed().await;
     }
     let take = |response| match response {
         Response::Offsets(answers) => Some(answers),
@@ -122,19 +128,20 @@ pub async fn list_offsets(
         };
         for partition in topic.partitions {
             let answer = answers.next().expect("one answer per question");
-            let mut answer = offset_response(shard, partition.partition_index, answer);
+            let mut answer = offset_response(partition.partition_index, answer);
             if version < LEADER_EPOCH_VERSION {
                 answer.leader_epoch = -1;
             }
             of_topic.partitions.push(answer);
+            shard.rt.yield_if_needed().await;
         }
         response.topics.push(of_topic);
+        shard.rt.yield_if_needed().await;
     }
     response
 }
 
 fn offset_response(
-    shard: &Shard,
     partition_index: i32,
     answer: Result<OffsetAnswer, PartitionError>,
 ) -> ListOffsetsPartitionResponse {
@@ -146,20 +153,14 @@ fn offset_response(
             leader_epoch: answer.leader_epoch,
             ..ListOffsetsPartitionResponse::default()
         },
-        Err(error) => {
-            let error_code = error_code(&error).code();
-            shard
-                .stats
-                .count_error(ApiKey::ListOffsets.number(), error_code);
-            ListOffsetsPartitionResponse {
-                partition_index,
-                error_code,
-                timestamp: -1,
-                offset: -1,
-                leader_epoch: -1,
-                ..ListOffsetsPartitionResponse::default()
-            }
-        }
+        Err(error) => ListOffsetsPartitionResponse {
+            partition_index,
+            error_code: error_code(&error).code(),
+            timestamp: -1,
+            offset: -1,
+            leader_epoch: -1,
+            ..ListOffsetsPartitionResponse::default()
+        },
     }
 }
 
@@ -185,7 +186,9 @@ pub async fn epoch_ends(
                     },
                 )
             }));
+            shard.rt.yield_if_needed().await;
         }
+        shard.rt.yield_if_needed().await;
     }
     let take = |response| match response {
         Response::EpochEnds(answers) => Some(answers),
@@ -205,9 +208,6 @@ pub async fn epoch_ends(
                 Ok((epoch, end)) => (0, epoch, end),
                 Err(error) => (error_code(&error).code(), -1, -1),
             };
-            shard
-                .stats
-                .count_error(ApiKey::OffsetForLeaderEpoch.number(), code);
             of_topic.partitions.push(EpochEndOffset {
                 error_code: code,
                 partition: partition.partition,
@@ -215,8 +215,10 @@ pub async fn epoch_ends(
                 end_offset: end,
                 ..EpochEndOffset::default()
             });
+            shard.rt.yield_if_needed().await;
         }
         response.topics.push(of_topic);
+        shard.rt.yield_if_needed().await;
     }
     response
 }

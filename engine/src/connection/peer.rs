@@ -4,13 +4,18 @@
 //! wait and stays armed: the next waits cost nothing. Clients that never wait have none.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::Task;
 use corelog_runtime::sync::Notify;
 
 use super::Connection;
 use crate::shard::Shard;
+
+/// When a poll that the kernel had no memory for is tried again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The watch over one connection's peer. Shard: the connection's.
 #[derive(Default)]
@@ -37,8 +42,12 @@ pub async fn closed(shard: &Rc<Shard>, connection: &Rc<Connection>) {
     if watch.task.borrow().is_none() {
         let (shard, watched) = (Rc::clone(shard), Rc::clone(connection));
         let task = shard.rt.clone().spawn("peer_watch", async move {
-            // An error tells the same: nothing more comes from there.
-            let _ = shard.rt.poll_closed(&watched.socket).await;
+            while let Err(error) = shard.rt.poll_closed(&watched.socket).await {
+                if !is_shortage(&error) {
+                    break; // it tells the same: nothing more comes from there
+                }
+                shard.rt.sleep(LOOK_AGAIN).await;
+            }
             watched.peer.closed.set(true);
             watched.peer.changed.notify_all();
         });
@@ -50,6 +59,12 @@ pub async fn closed(shard: &Rc<Shard>, connection: &Rc<Connection>) {
             changed.await;
         }
     }
+}
+
+/// The kernel had no memory for the poll: nothing is known of the client.
+fn is_shortage(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    matches!(error.kind(), OutOfMemory | WouldBlock | Interrupted)
 }
 
 /// Whether [`closed`] has resolved, or would.

@@ -86,13 +86,8 @@ impl FrameReader {
         }
     }
 
-    /// The next frame. Its memory is taken before its body is read; a frame that fits the buffer,
-    /// which is there anyway, is received first, so that who stops inside it holds nothing.
-    pub async fn next(
-        &mut self,
-        memory: &RequestMemory,
-        own: &ConnectionMemory,
-    ) -> Result<Frame, ReadFrameError> {
+    /// The head of the next frame, as soon as it is there; [`FrameReader::frame`] gives the frame.
+    pub async fn head(&mut self) -> Result<FramePrefix, ReadFrameError> {
         while self.end - self.start < HEAD_BYTES {
             let fresh = self.start == self.end;
             if self.fill().await.map_err(ReadFrameError::Broken)? == 0 {
@@ -106,7 +101,18 @@ impl FrameReader {
         let head: &[u8; HEAD_BYTES] = self.received()[..HEAD_BYTES]
             .try_into()
             .expect("enough was received");
-        let prefix = FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)?;
+        FramePrefix::decode(head, &self.limits).map_err(ReadFrameError::Refused)
+    }
+
+    /// The frame that begins with `prefix`. Its memory is taken before its body is read; a frame
+    /// that fits the buffer, which is there anyway, is received first, so that who stops inside it
+    /// holds nothing.
+    pub async fn frame(
+        &mut self,
+        prefix: FramePrefix,
+        memory: &RequestMemory,
+        own: &ConnectionMemory,
+    ) -> Result<Frame, ReadFrameError> {
         let began = self.rt.now();
         let fits = SIZE_BYTES + prefix.size <= BUFFER_BYTES;
         if fits {

@@ -276,6 +276,11 @@ impl Sender<'_> {
                 return Ok(()); // deleted, or refused just now: the rest is read on the ring
             };
             if ready == 0 {
+                // Pages that the kernel takes back at once: as long as the client is there.
+                if self.connection.closing.get() {
+                    return Err(SendError::Io(io::ErrorKind::NotConnected.into()));
+                }
+                rt.yield_if_needed().await;
                 continue;
             }
             match rt.send_file(socket, &file, at, ready) {

@@ -7,6 +7,7 @@
 
 mod find;
 mod host;
+mod large;
 mod load;
 mod offsets;
 pub mod requests;
@@ -34,6 +35,8 @@ pub use self::requests::answer;
 
 /// Coordinators of one shard that read their logs at the same time; each holds one buffer.
 const LOADS_AT_ONCE: usize = 2;
+/// Questions to coordinators that one request has under way: groups are named by the thousand.
+const ASKED_AT_ONCE: usize = 128;
 
 /// The coordinators of one shard. Shard: the owner of their partitions.
 pub struct Groups {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use corelog_core::group::{Client, Request, Response, error_response, partition_of};
 use corelog_core::metadata::Image;
 use corelog_core::metadata::names::CONSUMER_OFFSETS_TOPIC;
+use corelog_net::cold::ColdRequest;
 use corelog_net::cold::messages::heartbeat_request::HeartbeatRequestData;
 use corelog_net::cold::messages::heartbeat_response::HeartbeatResponseData;
 use corelog_net::cold::messages::join_group_request::JoinGroupRequestData;
@@ -15,21 +16,26 @@ use corelog_net::cold::messages::leave_group_request::LeaveGroupRequestData;
 use corelog_net::cold::messages::leave_group_response::LeaveGroupResponseData;
 use corelog_net::cold::messages::sync_group_request::SyncGroupRequestData;
 use corelog_net::cold::messages::sync_group_response::SyncGroupResponseData;
-use corelog_net::cold::{ColdMessage, ColdRequest, encode_response};
 use corelog_net::frame::RequestFrame;
 use corelog_net::wire::WireError;
 use corelog_runtime::ShardId;
 use kacrab_protocol::generated::ErrorCode;
 
+use super::large::Large;
 use super::{find, offsets, several};
-use crate::connection::{Connection, ErrorCodes, peer};
-use crate::request_memory::Held;
+use crate::connection::aside::{ANSWER_HERE_BYTES_MAX, is_heavy, reply};
+use crate::connection::{Connection, peer};
+use crate::request_memory::{Answering, SMALL_BYTES_MAX};
 use crate::shard::Shard;
 use crate::shard::message::{GroupCall, Request as Message, Response as Answer};
 
 /// Most protocols of one member. Clients name one per assignor; each one that is kept takes many
 /// times its bytes on the wire.
 const PROTOCOLS_MAX: usize = 1024;
+/// Most assignments of one SyncGroup: more members than any group has.
+const ASSIGNMENTS_MAX: usize = 65_536;
+/// Members that leave in one step of their coordinator.
+const LEAVE_AT_ONCE: usize = 1024;
 
 /// Why there is no answer: the connection is being closed, its peer is gone, or the coordinator's
 /// shard is.
@@ -47,7 +53,10 @@ pub struct Asker<'a> {
     pub frame: &'a RequestFrame,
 }
 
-/// Answers a group request; the bytes are a whole frame. `None`: the connection is to be closed.
+/// The bytes of a whole frame, and the memory that they are kept in.
+type Encoded = (Bytes, Option<Answering>);
+
+/// Answers a group request. `None`: the connection is to be closed.
 ///
 /// `decoded` is the memory of the decoded request; a request that may wait long gives it back.
 pub async fn answer(
@@ -55,8 +64,8 @@ pub async fn answer(
     connection: &Rc<Connection>,
     frame: &RequestFrame,
     request: ColdRequest,
-    decoded: Held,
-) -> Result<Option<Bytes>, WireError> {
+    decoded: Answering,
+) -> Result<Option<Encoded>, WireError> {
     let asker = Asker {
         shard,
         connection,
@@ -64,20 +73,31 @@ pub async fn answer(
     };
     match request {
         ColdRequest::FindCoordinator(request) => {
-            asker.encode(Ok(find::find_coordinator(asker, &request).await))
+            let answer = find::find_coordinator(asker, request).await?;
+            Ok(Some((answer, Some(decoded))))
         }
-        ColdRequest::JoinGroup(request) => asker.encode(join(asker, request, decoded).await),
-        ColdRequest::SyncGroup(request) => asker.encode(sync(asker, request, decoded).await),
-        ColdRequest::Heartbeat(request) => asker.encode(heartbeat(asker, request).await),
-        ColdRequest::LeaveGroup(request) => asker.encode(leave(asker, request).await),
-        ColdRequest::OffsetCommit(request) => asker.encode(offsets::commit(asker, request).await),
-        ColdRequest::OffsetFetch(request) => asker.encode(offsets::fetch(asker, request).await),
-        ColdRequest::OffsetDelete(request) => asker.encode(offsets::delete(asker, request).await),
-        ColdRequest::ListGroups(request) => asker.encode(several::list(asker, &request).await),
+        ColdRequest::JoinGroup(request) => asker.encode(join(asker, request, decoded).await).await,
+        ColdRequest::SyncGroup(request) => asker.encode(sync(asker, request, decoded).await).await,
+        ColdRequest::Heartbeat(request) => asker.work(decoded, heartbeat(asker, request)).await,
+        ColdRequest::LeaveGroup(request) => asker.work(decoded, leave(asker, request)).await,
+        ColdRequest::OffsetCommit(request) => {
+            asker.work(decoded, offsets::commit(asker, request)).await
+        }
+        ColdRequest::OffsetFetch(request) => {
+            asker.work(decoded, offsets::fetch(asker, request)).await
+        }
+        ColdRequest::OffsetDelete(request) => {
+            asker.work(decoded, offsets::delete(asker, request)).await
+        }
+        ColdRequest::ListGroups(request) => {
+            asker.work(decoded, several::list(asker, &request)).await
+        }
         ColdRequest::DescribeGroups(request) => {
-            asker.encode(several::describe(asker, &request).await)
+            asker.work(decoded, several::describe(asker, request)).await
         }
-        ColdRequest::DeleteGroups(request) => asker.encode(several::delete(asker, &request).await),
+        ColdRequest::DeleteGroups(request) => {
+            asker.work(decoded, several::delete(asker, request)).await
+        }
         other => {
             let (api, version) = (other.api().number(), frame.version);
             Err(WireError::unsupported("group request", api, version))
@@ -88,7 +108,7 @@ pub async fn answer(
 async fn join(
     asker: Asker<'_>,
     request: JoinGroupRequestData,
-    decoded: Held,
+    decoded: Answering,
 ) -> Result<JoinGroupResponseData, Gone> {
     let refused = (request.protocols.len() > PROTOCOLS_MAX).then_some(ErrorCode::InvalidRequest);
     let group_id = request.group_id.clone();
@@ -104,12 +124,14 @@ async fn join(
 async fn sync(
     asker: Asker<'_>,
     request: SyncGroupRequestData,
-    decoded: Held,
+    decoded: Answering,
 ) -> Result<SyncGroupResponseData, Gone> {
+    let refused =
+        (request.assignments.len() > ASSIGNMENTS_MAX).then_some(ErrorCode::InvalidRequest);
     let group_id = request.group_id.clone();
     let version = asker.frame.version;
     let request = Request::Sync { version, request };
-    let answer = asker.ask_long(group_id.as_str(), request, None, decoded);
+    let answer = asker.ask_long(group_id.as_str(), request, refused, decoded);
     match answer.await? {
         Response::Sync(response) => Ok(response),
         _ => Err(Gone),
@@ -130,14 +152,29 @@ async fn heartbeat(
 
 async fn leave(
     asker: Asker<'_>,
-    request: LeaveGroupRequestData,
+    mut request: LeaveGroupRequestData,
 ) -> Result<LeaveGroupResponseData, Gone> {
     let group_id = request.group_id.clone();
     let version = asker.frame.version;
-    let request = Request::Leave { version, request };
-    match asker.ask(group_id.as_str(), request).await? {
-        Response::Leave(response) => Ok(response),
-        _ => Err(Gone),
+    let mut members = std::mem::take(&mut request.members).into_iter();
+    let mut all: Option<LeaveGroupResponseData> = None;
+    loop {
+        let request = request
+            .clone()
+            .with_members(members.by_ref().take(LEAVE_AT_ONCE).collect());
+        let request = Request::Leave { version, request };
+        let Response::Leave(left) = asker.ask(group_id.as_str(), request).await? else {
+            return Err(Gone);
+        };
+        let failed = left.error_code != 0;
+        match &mut all {
+            Some(all) if failed => all.error_code = left.error_code,
+            Some(all) => all.members.extend(left.members),
+            None => all = Some(left),
+        }
+        if failed || members.len() == 0 {
+            return all.ok_or(Gone);
+        }
     }
 }
 
@@ -151,18 +188,37 @@ pub fn coordinator_of(image: &Image, group_id: &str) -> Option<(i32, ShardId)> {
 }
 
 impl<'a> Asker<'a> {
-    fn encode<T: ColdMessage + ErrorCodes>(
+    /// Finds an answer while the memory of the decoded request is held.
+    async fn work<T: Large + Send + 'static>(
+        self,
+        decoded: Answering,
+        work: impl Future<Output = Result<T, Gone>>,
+    ) -> Result<Option<Encoded>, WireError> {
+        let answer = work.await;
+        drop(decoded);
+        self.encode(answer).await
+    }
+
+    /// Encodes an answer; one that is large has memory first.
+    async fn encode<T: Large + Send + 'static>(
         self,
         answer: Result<T, Gone>,
-    ) -> Result<Option<Bytes>, WireError> {
+    ) -> Result<Option<Encoded>, WireError> {
         let Ok(body) = answer else {
             return Ok(None);
         };
-        let frame = self.frame;
-        let api = frame.api.number();
-        body.each(&mut |code| self.shard.stats.count_error(api, code));
-        let bytes = encode_response(frame.version, frame.correlation_id, &body)?;
-        Ok(Some(bytes.freeze()))
+        let bytes = body.about_bytes();
+        let kept = if bytes > SMALL_BYTES_MAX {
+            match self.connection.keep(self.shard, bytes).await {
+                Some(held) => Some(Answering::Kept(held)),
+                None => return Ok(None),
+            }
+        } else {
+            None
+        };
+        let heavy = is_heavy(self.frame) || bytes > ANSWER_HERE_BYTES_MAX;
+        let bytes = reply(self.shard, self.frame, heavy, move || body).await?;
+        Ok(Some((bytes, kept)))
     }
 
     /// Asks the coordinator of a group.
@@ -177,7 +233,7 @@ impl<'a> Asker<'a> {
         group_id: &str,
         request: Request,
         refused: Option<ErrorCode>,
-        decoded: Held,
+        decoded: Answering,
     ) -> Result<Response, Gone> {
         if let Some(code) = refused {
             return Ok(error_response(&request, code));

@@ -15,7 +15,9 @@ use corelog_net::cold::messages::list_groups_response::ListGroupsResponseData;
 use corelog_runtime::ShardId;
 use kacrab_protocol::generated::ErrorCode;
 
+use super::ASKED_AT_ONCE;
 use super::requests::{Asker, Gone};
+use crate::connection::aside::{discard, is_heavy};
 
 /// Answers ListGroups: the groups of all partitions. One that still loads is an error of the
 /// whole, as in Kafka; one that is nobody's has no groups.
@@ -55,10 +57,11 @@ pub async fn list(
     Ok(all)
 }
 
-/// Answers DescribeGroups.
+/// Answers DescribeGroups: each group once, however often it is named, since an answer may be much
+/// larger than its question.
 pub async fn describe(
     asker: Asker<'_>,
-    request: &DescribeGroupsRequestData,
+    request: DescribeGroupsRequestData,
 ) -> Result<DescribeGroupsResponseData, Gone> {
     let ask = |group_id: &KafkaString| {
         let request = Request::Describe {
@@ -68,39 +71,45 @@ pub async fn describe(
         };
         asker.send(group_id.as_str(), request)
     };
-    let asked: Vec<_> = request.groups.iter().map(ask).collect();
-    let mut groups = Vec::with_capacity(asked.len());
-    for ask in asked {
-        match ask.answer(asker.connection).await? {
-            Response::Describe(group) => groups.push(group),
-            _ => return Err(Gone),
+    let mut seen = BTreeSet::new();
+    let mut groups = Vec::new();
+    for names in request.groups.chunks(ASKED_AT_ONCE) {
+        let once = names.iter().filter(|name| seen.insert(name.as_str()));
+        let asked: Vec<_> = once.map(ask).collect();
+        for ask in asked {
+            match ask.answer(asker.connection).await? {
+                Response::Describe(group) => groups.push(group),
+                _ => return Err(Gone),
+            }
         }
     }
+    drop(seen);
+    discard(asker.shard, is_heavy(asker.frame), request).await;
     Ok(DescribeGroupsResponseData::default().with_groups(groups))
 }
 
 /// Answers DeleteGroups: a group that is named twice is deleted, and answered, once.
 pub async fn delete(
     asker: Asker<'_>,
-    request: &DeleteGroupsRequestData,
+    request: DeleteGroupsRequestData,
 ) -> Result<DeleteGroupsResponseData, Gone> {
     let mut seen = BTreeSet::new();
-    let named = request.groups_names.iter();
-    let asked: Vec<_> = named
-        .filter(|group_id| seen.insert(group_id.as_str()))
-        .map(|group_id| {
-            let request = Request::Delete {
-                group_id: group_id.to_string(),
-            };
-            asker.send(group_id.as_str(), request)
-        })
-        .collect();
-    let mut results = Vec::with_capacity(asked.len());
-    for ask in asked {
-        match ask.answer(asker.connection).await? {
-            Response::Delete(result) => results.push(result),
-            _ => return Err(Gone),
+    let mut results = Vec::new();
+    for names in request.groups_names.chunks(ASKED_AT_ONCE) {
+        let mut asked = Vec::new();
+        for name in names.iter().filter(|name| seen.insert(name.as_str())) {
+            let group_id = name.to_string();
+            asked.push(asker.send(name.as_str(), Request::Delete { group_id }));
         }
+        for ask in asked {
+            match ask.answer(asker.connection).await? {
+                Response::Delete(result) => results.push(result),
+                _ => return Err(Gone),
+            }
+        }
+        asker.shard.rt.yield_if_needed().await;
     }
+    drop(seen);
+    discard(asker.shard, is_heavy(asker.frame), request).await;
     Ok(DeleteGroupsResponseData::default().with_results(results))
 }

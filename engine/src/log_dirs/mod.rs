@@ -344,7 +344,9 @@ pub async fn tell_controller(shard: &Rc<Shard>) {
         };
         let node_id = shard.start_config.node_id;
         let told = controller
-            .change(|image: &Image| (directories_offline(image, node_id, &failed), ()))
+            .change(false, move |image: &Image| {
+                (directories_offline(image, node_id, &failed), ())
+            })
             .await;
         if told.is_some() || shard.stopping.get() {
             return;

@@ -43,6 +43,16 @@ pub enum AppliedContent {
     Snapshot(Vec<u8>),
 }
 
+impl AppliedContent {
+    /// Bytes of its encoded records.
+    pub fn bytes(&self) -> usize {
+        match self {
+            AppliedContent::Blank => 0,
+            AppliedContent::Records(payload) | AppliedContent::Snapshot(payload) => payload.len(),
+        }
+    }
+}
+
 /// A future of this thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 

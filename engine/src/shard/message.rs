@@ -216,7 +216,12 @@ pub enum Request {
     /// Take a newer image of the metadata: make, change and drop logs; answered when done.
     ApplyImage(Arc<Image>),
     /// For the controller (shard 0).
-    Admin(AdminRequest),
+    Admin {
+        /// The change.
+        request: AdminRequest,
+        /// Whether the decision is one for a helper.
+        heavy: bool,
+    },
     /// For the coordinator of a partition of the offsets topic; the answer may take as long as the
     /// members of a group like.
     Group(Box<GroupCall>),

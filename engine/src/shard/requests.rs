@@ -62,23 +62,29 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             let mut answers = Vec::with_capacity(queries.len());
             for query in &queries {
                 answers.push(read::offset(&shard, query).await);
+                shard.rt.yield_if_needed().await;
             }
             Response::Offsets(answers)
         }),
-        Request::EpochEnds(queries) => {
-            reply.send(Response::EpochEnds(
-                queries
-                    .iter()
-                    .map(|query| read::epoch_end(shard, query))
-                    .collect(),
-            ));
-        }
+        Request::EpochEnds(queries) => answer(shard, "epoch_ends", reply, |shard| async move {
+            let mut answers = Vec::with_capacity(queries.len());
+            for query in &queries {
+                answers.push(read::epoch_end(&shard, query));
+                shard.rt.yield_if_needed().await;
+            }
+            Response::EpochEnds(answers)
+        }),
         Request::DeleteRecords(deletions) => answer(shard, "delete_records", reply, |shard| {
             retention::delete_records(shard, deletions)
         }),
-        Request::Producers(keys) => reply.send(Response::Producers(
-            keys.iter().map(|key| read::producers(shard, key)).collect(),
-        )),
+        Request::Producers(keys) => answer(shard, "producers", reply, |shard| async move {
+            let mut answers = Vec::with_capacity(keys.len());
+            for key in &keys {
+                answers.push(read::producers(&shard, key));
+                shard.rt.yield_if_needed().await;
+            }
+            Response::Producers(answers)
+        }),
         Request::LogSizes => {
             let (sizes, failed) = log_sizes(shard);
             reply.send(Response::LogSizes(sizes, failed));
@@ -96,9 +102,11 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             *shard.start.borrow_mut() = Some(start);
             reply.send(Response::Done);
         }
-        Request::Admin(request) => answer(shard, "admin", reply, |shard| async move {
-            Response::Admin(crate::controller::handle(&shard, request).await)
-        }),
+        Request::Admin { request, heavy } => {
+            answer(shard, "admin", reply, move |shard| async move {
+                Response::Admin(crate::controller::handle(&shard, request, heavy).await)
+            })
+        }
         Request::Group(call) => groups::call(shard, *call, reply),
         Request::CancelGroup { partition, id } => {
             groups::cancel(shard, partition, id);

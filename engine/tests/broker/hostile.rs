@@ -10,7 +10,7 @@ use crate::common::requests::{BY_NAME, produce_request};
 use crate::common::*;
 
 /// A frame: size, api key, version, correlation id 1, null client id, and what follows.
-fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
+pub fn frame(api_key: i16, version: i16, rest: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     frame.extend((10 + rest.len() as i32).to_be_bytes());
     frame.extend(api_key.to_be_bytes());

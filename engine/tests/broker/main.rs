@@ -13,6 +13,7 @@ mod daemon;
 mod durability;
 mod errors;
 mod groups;
+mod heavy;
 mod hostile;
 mod idempotence;
 mod leaving;

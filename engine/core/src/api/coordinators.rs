@@ -24,19 +24,10 @@ pub struct CoordinatorNode {
     pub port: u16,
 }
 
-/// The group ids a FindCoordinator asks for; empty where it asks for something else.
-pub fn coordinator_group_keys(version: i16, request: &FindCoordinatorRequestData) -> Vec<&str> {
-    if key_type(version, request) != KEY_TYPE_GROUP {
-        return Vec::new();
-    }
-    if version < 4 {
-        return vec![request.key.as_str()];
-    }
-    request
-        .coordinator_keys
-        .iter()
-        .map(KafkaString::as_str)
-        .collect()
+/// Whether a FindCoordinator asks for those of groups.
+pub fn asks_for_groups(version: i16, request: &FindCoordinatorRequestData) -> bool {
+    key_type(version, request) == KEY_TYPE_GROUP
+        && (version < 4 || !request.coordinator_keys.is_empty())
 }
 
 /// Answers FindCoordinator, versions 0 to 6. `lookup` says where the coordinator of a group is.

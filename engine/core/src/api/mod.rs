@@ -12,7 +12,7 @@ mod metadata;
 pub use config_resources::list_config_resources;
 pub use configs::describe_configs;
 pub use coordinators::{
-    CoordinatorNode, InitProducerId, coordinator_group_keys, find_coordinator, init_producer_id,
+    CoordinatorNode, InitProducerId, asks_for_groups, find_coordinator, init_producer_id,
     init_producer_id_answer, init_producer_id_error,
 };
 pub use describe::{describe_cluster, describe_topic_partitions};
