@@ -26,4 +26,5 @@ pub mod marks;
 mod open_files;
 pub mod producer_state;
 pub mod retention;
+pub mod scrub;
 pub mod shard;

@@ -215,7 +215,7 @@ impl Scanner {
 }
 
 /// A header that no broker writes.
-fn implausible(header: &BatchHeader) -> Option<String> {
+pub(crate) fn implausible(header: &BatchHeader) -> Option<String> {
     if header.base_offset < 0 {
         return Some(format!("base offset {}", header.base_offset));
     }
