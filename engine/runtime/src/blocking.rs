@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,6 +38,22 @@ pub fn wall_clock_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Gives the calling thread, and those it starts, the lowest priority for CPU (nice 19) and disk (the
+/// idle class, where the device has a scheduler that knows it).
+pub fn lower_priority() -> io::Result<()> {
+    // SAFETY: no memory is passed; 0 names the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: no memory is passed; 0 names the calling thread.
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Blocks the calling thread. Never on a shard.
@@ -105,6 +122,22 @@ pub fn open_file_with(
     options: &std::fs::OpenOptions,
 ) -> io::Result<std::fs::File> {
     options.open(path)
+}
+
+/// Opens a file for reading past the page cache: block-aligned reads only. Where the file system
+/// refuses that, through it, and what is read is not kept for its own sake.
+pub fn open_past_cache(path: impl AsRef<Path>) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECT);
+    match open_file_with(&path, &options) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let file = open_file(path)?;
+            // SAFETY: the descriptor is open; no memory is passed. A hint: a refusal changes nothing.
+            unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_NOREUSE) };
+            Ok(file)
+        }
+        opened => opened,
+    }
 }
 
 /// fsync(2) of a directory: makes creations, renames and removals in it durable.

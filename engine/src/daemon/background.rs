@@ -1,4 +1,4 @@
-//! What runs beside requests on every shard: idle connections, retention, and on shard 0 the
+//! What runs beside requests on every shard: idle connections, retention, scrub, and on shard 0 the
 //! checkpoints.
 
 use std::rc::Rc;
@@ -22,6 +22,9 @@ pub fn start(shard: &Rc<Shard>) {
             crate::connection::close_idle(&swept).await;
         }
     });
+    if shard.scrub.is_joined() {
+        shard.spawn("scrub", crate::shard::scrub::run(Rc::clone(shard)));
+    }
     shard.spawn("retention", crate::shard::retention::run(Rc::clone(shard)));
 }
 

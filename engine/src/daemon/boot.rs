@@ -76,6 +76,10 @@ pub async fn watched_shard_main(
         load: Arc::clone(&shared.load),
     });
     made(&shard);
+    if let Some(maintenance) = shared.maintenance.get() {
+        shard.scrub.join(maintenance.clone(), seed.gateway());
+        shard.scrub.set_terms(&shared.config);
+    }
     let handled = Rc::clone(&shard);
     let mesh = seed.join(&rt, move |from, request, reply| {
         handle(&handled, from, request, reply)

@@ -21,14 +21,15 @@ use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use corelog_core::config::keys::broker_keys;
 use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
+use corelog_maintenance::Maintenance;
 use corelog_runtime::doctor::{self, Examined, Verdict};
 use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
 use corelog_storage::log_dir::{TakeLock, process_lock};
@@ -48,6 +49,8 @@ const INBOX_MESSAGES: usize = 4096;
 /// Tries for an address that is in use, and the time between them.
 const LISTEN_TRIES: u32 = 20;
 const LISTEN_RETRY: Duration = Duration::from_millis(100);
+/// Longest wait for the maintenance thread at the stop.
+const MAINTENANCE_END_MAX: Duration = Duration::from_secs(2);
 /// How often a foreign thread tries an inbox that is full.
 const FULL_INBOX_RETRY: Duration = Duration::from_millis(1);
 
@@ -107,6 +110,8 @@ pub struct Shared {
     pub take_lock: Option<TakeLock>,
     /// Log directories that cannot be used, by their place, and why.
     pub unusable_dirs: BTreeMap<usize, String>,
+    /// The way to the maintenance thread, set before the shards start; the twin has none.
+    pub maintenance: OnceLock<corelog_maintenance::Handle>,
     ready: Sender<Result<Ready, String>>,
 }
 
@@ -151,6 +156,7 @@ impl Shared {
             planted: means.planted,
             take_lock: means.take_lock,
             unusable_dirs: means.unusable_dirs,
+            maintenance: OnceLock::new(),
             ready,
             config,
         });
@@ -330,6 +336,7 @@ struct Running {
     shared: Arc<Shared>,
     gateway: Messages,
     threads: Vec<JoinHandle<()>>,
+    maintenance: Maintenance,
     ready: Receiver<Result<Ready, String>>,
     kafka: SocketAddr,
 }
@@ -359,6 +366,8 @@ fn start_shards(
         unusable_dirs,
     };
     let (shared, on_ready) = Shared::new(config, listeners, &ports, means);
+    let maintenance = Maintenance::start();
+    shared.maintenance.get_or_init(|| maintenance.handle());
     let mut seeds = mesh::<Request, Response>(specs.len(), INBOX_MESSAGES);
     let gateway = seeds[0].gateway();
     seeds.reverse();
@@ -373,6 +382,7 @@ fn start_shards(
         shared,
         gateway,
         threads,
+        maintenance,
         ready: on_ready,
         kafka,
     })
@@ -503,12 +513,18 @@ impl Running {
     fn stop(self, signals: &Receiver<Asked>) {
         let (done, stopped) = bounded(1);
         let worker = blocking::spawn("stop", move || {
+            self.maintenance.stop();
             self.ask(ShardId(0), || Request::Operate(Operation::Shutdown));
             for shard in 0..self.shared.load.len() {
                 self.ask(ShardId(shard as u16), || Request::Operate(Operation::Exit));
             }
             for thread in self.threads {
                 let _ = thread.join();
+            }
+            if !self.maintenance.join(MAINTENANCE_END_MAX) {
+                tracing::warn!(
+                    "a read of the maintenance thread does not come back; the process ends without it"
+                );
             }
             let _ = done.send(());
         });

@@ -24,6 +24,7 @@ pub(super) fn stats(shard: &Shard) -> ShardStats {
     stats.log_dirs = log_dirs::health(shard);
     crate::stats::add_runtime(&mut stats, &shard.rt.counters());
     crate::stats::add_storage(&mut stats, &shard.storage);
+    shard.scrub.add_counts(&mut stats);
     let sessions = shard.fetch_sessions.borrow();
     stats.others.push((
         "corelog_fetch_session_evictions",

@@ -248,6 +248,8 @@ pub enum Request {
     Begin(Arc<StartState>),
     /// A log directory failed, is full, or has space again.
     DirNews(DirNews),
+    /// From the maintenance thread: how the scrub of this number ended.
+    Scrubbed(u64, Box<corelog_maintenance::Outcome>),
 }
 
 /// Requests beside the way of records: checkpoint files, and the stop.

@@ -12,6 +12,7 @@ pub mod partition;
 pub mod read;
 mod requests;
 pub mod retention;
+pub mod scrub;
 pub mod sink;
 
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,7 @@ use corelog_core::metadata::image::Image;
 use corelog_runtime::mesh::Mesh;
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{Rt, ShardId};
+use corelog_storage::scrub::Between;
 use corelog_storage::shard::ShardStorage;
 
 pub use self::requests::handle;
@@ -113,6 +115,8 @@ pub struct Shard {
     pub(crate) log_dirs: RefCell<Option<Rc<LogDirs>>>,
     pub(crate) exiting: Cell<bool>,
     pub(crate) start: RefCell<Option<Arc<StartState>>>,
+    /// The way to the maintenance thread, and what scrub found.
+    pub scrub: scrub::Scrub,
     /// Producer ids this shard may give out.
     pub producer_ids: ProducerIds,
     /// Coordinators of the partitions of the offsets topic that are this shard's.
@@ -153,6 +157,7 @@ impl Shard {
             log_dirs: RefCell::new(None),
             exiting: Cell::new(false),
             start: RefCell::new(None),
+            scrub: scrub::Scrub::default(),
             producer_ids: ProducerIds::default(),
             partitions: RefCell::default(),
             image: RefCell::new(Arc::new(Image::new())),
@@ -206,6 +211,7 @@ impl Shard {
     }
 
     pub(crate) fn set_config(&self, config: Arc<BrokerConfig>) {
+        self.scrub.set_terms(&config);
         *self.config.borrow_mut() = config;
     }
 
@@ -282,6 +288,13 @@ impl Shard {
     /// All partitions of this shard.
     pub fn partitions(&self) -> Vec<Rc<Partition>> {
         self.partitions.borrow().values().map(Rc::clone).collect()
+    }
+
+    /// The first partition of this shard between two keys.
+    pub(crate) fn first_partition(&self, between: Between<PartitionKey>) -> Option<PartitionKey> {
+        let partitions = self.partitions.borrow();
+        let first = partitions.range(between).next();
+        first.map(|(key, _)| *key)
     }
 
     pub(crate) fn insert_partition(&self, partition: Rc<Partition>) {

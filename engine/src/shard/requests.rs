@@ -129,6 +129,10 @@ pub fn handle(shard: &Rc<Shard>, _from: ShardId, request: Request, reply: Reply<
             Response::Checkpoint(vital(checkpoint(&shard)).await)
         }),
         Request::Marks => reply.send(Response::Checkpoint(marks(shard))),
+        Request::Scrubbed(number, outcome) => {
+            shard.scrub.heard(number, *outcome);
+            reply.send(Response::Done);
+        }
         Request::Operate(operation) => operate(shard, operation, reply),
     }
 }

@@ -28,6 +28,7 @@ mod planted;
 mod producing;
 mod records;
 mod retention;
+mod scrub;
 mod sessions;
 mod stuck;
 mod versions;

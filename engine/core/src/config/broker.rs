@@ -123,6 +123,10 @@ pub struct BrokerConfig {
     pub max_request_partition_size_limit: usize,
     /// `log.flush.offset.checkpoint.interval.ms`.
     pub log_flush_offset_checkpoint_interval_ms: u64,
+    /// `corelog.scrub.bytes.per.second`; 0 = off.
+    pub scrub_bytes_per_second: u64,
+    /// `corelog.scrub.interval.ms`.
+    pub scrub_interval_ms: u64,
     /// `log.retention.check.interval.ms`.
     pub log_retention_check_interval_ms: u64,
     /// `log.initial.task.delay.ms`.
@@ -364,6 +368,8 @@ impl BrokerConfig {
             max_fetch_sessions: 0,
             max_request_partition_size_limit: 0,
             log_flush_offset_checkpoint_interval_ms: 0,
+            scrub_bytes_per_second: 0,
+            scrub_interval_ms: 0,
             log_retention_check_interval_ms: 0,
             log_initial_task_delay_ms: 0,
             log_flush_start_offset_checkpoint_interval_ms: 0,
@@ -514,6 +520,8 @@ impl BrokerConfig {
         self.max_request_partition_size_limit = self.integer("max.request.partition.size.limit")?;
         self.log_flush_offset_checkpoint_interval_ms =
             self.integer("log.flush.offset.checkpoint.interval.ms")?;
+        self.scrub_bytes_per_second = self.integer("corelog.scrub.bytes.per.second")?;
+        self.scrub_interval_ms = self.integer("corelog.scrub.interval.ms")?;
         self.log_retention_check_interval_ms = self.integer("log.retention.check.interval.ms")?;
         self.log_initial_task_delay_ms = self.integer("log.initial.task.delay.ms")?;
         self.log_flush_start_offset_checkpoint_interval_ms =

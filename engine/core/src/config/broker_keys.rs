@@ -16,6 +16,10 @@ pub(super) static BROKER_KEYS: &[ConfigKey] = &[
         .doc("host:port of /metrics and /health; empty switches it off, port 0 takes any free port."),
     long("corelog.memory.bytes", "").unset().bytes().min(33_554_432).used()
         .doc("Bound of caches, pools and request memory together; unset, a quarter of the memory the process may have."),
+    long("corelog.scrub.bytes.per.second", "8388608").unit(Unit::BytesPerSecond).min(0).cluster_wide().used()
+        .doc("How fast sealed segments are read again to be checked for damage, all shards together; 0 is never."),
+    long("corelog.scrub.interval.ms", "604800000").ms().min(1).cluster_wide().used()
+        .doc("How often every sealed segment is checked; the first time within an hour of the start."),
     int("corelog.shards", "").unset().range(1, 1024).used()
         .doc("Number of shards; unset, one per core of corelog.cores."),
     string("corelog.storage.io", "direct").one_of(&["direct", "buffered"]).used()

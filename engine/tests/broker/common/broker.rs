@@ -38,6 +38,8 @@ pub struct DataDir {
     starts: AtomicUsize,
     /// Further arguments of every start.
     arguments: Mutex<Vec<String>>,
+    /// What a shell does before it becomes the broker; empty: there is no shell.
+    before: Mutex<String>,
 }
 
 impl DataDir {
@@ -50,7 +52,13 @@ impl DataDir {
             path,
             starts: AtomicUsize::new(0),
             arguments: Mutex::default(),
+            before: Mutex::default(),
         }
+    }
+
+    /// Has a shell do this before every later start, and then become the broker.
+    pub fn shell_first(&self, command: &str) {
+        *self.before.lock().unwrap() = command.to_owned();
     }
 
     /// Gives every later start a further argument.
@@ -128,7 +136,7 @@ impl DataDir {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let said = self.path.join(format!("stdout.{start}"));
         let log = self.path.join(format!("stderr.{start}"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_corelogd"));
+        let mut command = self.command();
         command.args(file);
         command.args(&*self.arguments.lock().unwrap());
         let mut set = |pair: &str| {
@@ -181,6 +189,17 @@ impl DataDir {
             broker.log().contains("ready kafka=").then_some(())
         });
         Ok(broker)
+    }
+
+    fn command(&self) -> Command {
+        let broker = env!("CARGO_BIN_EXE_corelogd");
+        let before = self.before.lock().unwrap();
+        if before.is_empty() {
+            return Command::new(broker);
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{before} && exec \"$0\" \"$@\""), broker]);
+        shell
     }
 
     /// Files of a partition whose names end so, in order.
