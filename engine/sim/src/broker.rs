@@ -40,8 +40,8 @@ process.roles=broker,controller
 listeners=PLAINTEXT://10.0.0.1:9092
 advertised.listeners=PLAINTEXT://10.0.0.1:9092
 log.dirs=/data
-corelog.shards={}
-corelog.memory.bytes={}
+corelog.shards={0}
+corelog.memory.bytes={2}
 offsets.topic.num.partitions=2
 offsets.topic.replication.factor=1
 offsets.topic.segment.bytes=1048576
@@ -50,8 +50,10 @@ group.min.session.timeout.ms=100
 auto.create.topics.enable=false
 replica.high.watermark.checkpoint.interval.ms=200
 log.flush.offset.checkpoint.interval.ms=500
+log.initial.task.delay.ms={1}
+log.retention.check.interval.ms={1}
 ",
-        plan.shards, plan.memory_bytes
+        plan.shards, plan.retention_check_ms, plan.memory_bytes
     );
     let parsed = BrokerConfig::parse("simulation", &text, &[]);
     parsed
@@ -180,6 +182,18 @@ impl Process {
             .sum()
     }
 
+    /// Lets go of a dead process: what in a real one goes with its memory. Gives the shards that are
+    /// still held by something, of which none may be left: over many histories they would add up.
+    pub fn bury(self) -> usize {
+        let made = self.made.take();
+        for shard in made.iter().filter_map(|(shard, _)| shard.upgrade()) {
+            // A shard has its controller, which has its shard.
+            shard.controller.take();
+        }
+        let left = made.iter().filter(|(shard, _)| shard.strong_count() > 0);
+        left.count()
+    }
+
     /// What its logs counted, after its death too.
     pub fn count_into(&self, tally: &mut Tally) {
         for (_, storage) in self.made.borrow().iter() {
@@ -249,6 +263,10 @@ fn count(c: &StorageCounters, tally: &mut Tally) {
         ("log: index rebuilt", c.indexes_rebuilt),
         ("log: failed", c.failures),
         ("log: refused for space", c.no_space),
+        ("log: start raised", c.log_start_raises),
+        ("log: segments removed", c.segments_removed),
+        ("log: rolled by retention", c.retention_rolls),
+        ("log: deleted files unlinked", c.files_unlinked),
         ("log: read from the tail", c.tail_hits),
         ("log: read from disk", c.tail_misses),
     ] {

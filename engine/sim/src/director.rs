@@ -9,12 +9,12 @@ use corelog_runtime::sim::{CrashKind, ProcessId};
 
 use crate::broker::Process;
 use crate::chance::Chance;
-use crate::clients::{admin, member, producer, reader, verifier};
+use crate::clients::{admin, verifier};
 use crate::history::{SLOW_NS, disk_faults, net_faults};
 use crate::invariants::durability::Fall;
 use crate::invariants::healing::{HEAL_MAX, still_ill};
 use crate::invariants::memory;
-use crate::plan::{DiskTrouble, Ending, Incarnation};
+use crate::plan::{Beside, DiskTrouble, Ending, Incarnation};
 use crate::stage::Stage;
 
 /// Longest life of one process whose steps do not get done, of virtual time.
@@ -80,6 +80,14 @@ impl Theatre {
         if let Some(process) = self.process.borrow_mut().take() {
             stage.tally(|tally| process.count_into(tally));
             panics(stage, &process);
+            let left = process.bury();
+            if left > 0 {
+                let broken = format!("memory: {left} shards outlive their process");
+                stage.oracle.borrow_mut().note(Err(broken));
+            }
+        }
+        if stage.world.paths().iter().any(|p| p.ends_with(".deleted")) {
+            stage.hit("crash: deleted segments were not unlinked yet");
         }
         let now_ns = stage.now_ns();
         stage.oracle.borrow_mut().broker_died(now_ns);
@@ -118,7 +126,8 @@ pub async fn direct(stage: Rc<Stage>, theatre: Rc<Theatre>) {
         stage,
         theatre,
     };
-    director.spawn_clients();
+    let admin = admin::run(Rc::clone(&director.stage));
+    director.stage.rt.spawn("admin", admin).detach();
     director.boot_machine();
     let incarnations = director.stage.plan.incarnations.clone();
     for incarnation in &incarnations {
@@ -138,27 +147,6 @@ pub async fn direct(stage: Rc<Stage>, theatre: Rc<Theatre>) {
 }
 
 impl Director {
-    fn spawn_clients(&self) {
-        let stage = &self.stage;
-        let spawn = |name, future: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
-            stage.rt.spawn(name, future).detach();
-        };
-        spawn("admin", Box::pin(admin::run(Rc::clone(stage))));
-        for (number, plan) in (0..).zip(&stage.plan.producers) {
-            let run = producer::run(Rc::clone(stage), number, *plan);
-            spawn("producer", Box::pin(run));
-        }
-        for number in 0..stage.plan.readers {
-            spawn("reader", Box::pin(reader::run(Rc::clone(stage), number)));
-        }
-        for (group, members) in (0..).zip(&stage.plan.groups) {
-            for number in 0..*members {
-                let run = member::run(Rc::clone(stage), group, number);
-                spawn("member", Box::pin(run));
-            }
-        }
-    }
-
     fn broken(&self, why: String) {
         self.stage.oracle.borrow_mut().note(Err(why));
     }
@@ -346,6 +334,9 @@ impl Director {
                 return;
             }
             Ending::Crash(kind, after) => {
+                if incarnation.beside != Beside::Anything {
+                    self.wish(incarnation.beside).await;
+                }
                 if after > 0 && self.theatre.alive.get() {
                     self.plan_crash(kind, after);
                     let stage = &self.stage;
@@ -367,6 +358,16 @@ impl Director {
             }
         }
         self.stage.world.set_capacity(LARGE);
+    }
+
+    /// Has the administrator begin with something.
+    async fn wish(&self, wish: Beside) {
+        let stage = &self.stage;
+        stage.wish.set(Some(wish));
+        stage.changed.notify_all();
+        let begun = stage.wait(|| stage.wish.get().is_none() || !stage.is_open());
+        let _begun = stage.rt.timeout(CRASH_WAIT, begun).await;
+        stage.wish.set(None);
     }
 
     /// The process ended itself.

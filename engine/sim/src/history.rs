@@ -16,6 +16,7 @@ use crate::director::{Theatre, direct};
 use crate::plan::{DiskTrouble, NetTrouble, Plan};
 use crate::stage::Stage;
 use crate::tally::Tally;
+use crate::troupe::Troupe;
 
 /// Slow completions, ns.
 pub const SLOW_NS: (u64, u64) = (1_000_000, 20_000_000);
@@ -144,7 +145,9 @@ fn play(sim: &mut Sim, plan: &Plan, config: &Arc<BrokerConfig>) -> (Option<Strin
     });
     let stage = slot.borrow_mut().take();
     let stage = stage.expect("spawn_shard calls its main at once");
+    let troupe = Troupe::new(sim, plan);
     let broken = loop {
+        troupe.enter(sim, &stage);
         if is_long(&stage) {
             break Some("healing: the history never ends".to_owned());
         }
@@ -152,6 +155,7 @@ fn play(sim: &mut Sim, plan: &Plan, config: &Arc<BrokerConfig>) -> (Option<Strin
             theatre.wants_start.get()
                 || theatre.is_over.get()
                 || is_long(&stage)
+                || troupe.is_due(stage.now_ns())
                 || theatre.ends_itself(&stage)
                 || stage.oracle.borrow().broken().is_some()
         });
@@ -163,6 +167,8 @@ fn play(sim: &mut Sim, plan: &Plan, config: &Arc<BrokerConfig>) -> (Option<Strin
         }
         match stop {
             Stop::Died(ProcessId::MAIN) | Stop::Ended(ProcessId::MAIN) => theatre.down(&stage),
+            Stop::Died(client) => troupe.gone(client, true, &stage),
+            Stop::Ended(client) => troupe.gone(client, false, &stage),
             Stop::Idle => break Some("answers: everybody waits for ever".to_owned()),
             _ => {}
         }
@@ -176,6 +182,9 @@ fn play(sim: &mut Sim, plan: &Plan, config: &Arc<BrokerConfig>) -> (Option<Strin
             }
         }
     };
+    // The last one goes as the others did.
+    sim.kill(ProcessId::MAIN);
+    theatre.down(&stage);
     let broken = broken.or_else(|| stage.oracle.borrow().broken().cloned());
     let tally = stage.oracle.borrow().tally.clone();
     (broken, tally)

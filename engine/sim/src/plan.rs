@@ -8,6 +8,17 @@ use crate::chance::Chance;
 /// Client operations of a history, by default.
 pub const STEPS: u64 = 300;
 
+/// What is to be under way when a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Whatever is.
+    Anything,
+    /// DeleteRecords, just sent.
+    Deletion,
+    /// Retention, whose rules were just made narrower.
+    Retention,
+}
+
 /// How one process of the broker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -24,6 +35,8 @@ pub struct Incarnation {
     pub steps: u64,
     /// How it ends then.
     pub ending: Ending,
+    /// Amid what.
+    pub beside: Beside,
     /// A crash at this change of the disk of its start, on top.
     pub crash_in_start: Option<(CrashKind, u64)>,
 }
@@ -63,6 +76,19 @@ pub struct TopicPlan {
     pub segment_bytes: u64,
     /// It may be deleted and made again.
     pub mortal: bool,
+    /// Its records may be deleted and grow too old or too many; else all of them stay.
+    pub shrinks: bool,
+    /// What of it may go at first.
+    pub retention: Retention,
+}
+
+/// `retention.bytes` and `retention.ms`, each where there is a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Bytes that stay at least.
+    pub bytes: Option<u64>,
+    /// Age up to which records stay.
+    pub ms: Option<u64>,
 }
 
 /// A producer.
@@ -81,6 +107,8 @@ pub struct ProducerPlan {
     /// All its batches have this many bytes, whole blocks or parts of them, with one record each: where
     /// one was cut off the log, another one fits, and what lies behind it begins where that ends.
     pub uniform_bytes: Option<u64>,
+    /// Its records are up to so much older or younger than its clock, ms.
+    pub clock_skew_ms: u64,
 }
 
 /// A history.
@@ -100,6 +128,10 @@ pub struct Plan {
     pub readers: u64,
     /// Members of each group.
     pub groups: Vec<u64>,
+    /// Of the processes of clients, each time one is started, one in so many will be killed; 0 = none.
+    pub one_dies_in: u64,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_ms: u64,
     /// Processes, one after the other; after the last everything heals.
     pub incarnations: Vec<Incarnation>,
     /// Disk.
@@ -132,14 +164,43 @@ pub fn policy(chance: &mut Chance) -> FlushPolicy {
     FlushPolicy { messages, ms }
 }
 
+/// Limits by chance, that take little, much or all.
+pub fn retention(chance: &mut Chance) -> Retention {
+    let bytes = chance.pick(&[0, 2_000, 20_000, 100_000]) + chance.below(2_000);
+    let ms = chance.pick(&[1, 100, 1_000, 5_000]) + chance.below(100);
+    match chance.below(4) {
+        0 => Retention::default(),
+        1 => Retention {
+            bytes: Some(bytes),
+            ms: None,
+        },
+        2 => Retention {
+            bytes: None,
+            ms: Some(ms),
+        },
+        _ => Retention {
+            bytes: Some(bytes),
+            ms: Some(ms),
+        },
+    }
+}
+
 fn topics(chance: &mut Chance) -> Vec<TopicPlan> {
     let count = chance.between(1, 3);
-    let topic = |number: u64, chance: &mut Chance| TopicPlan {
-        name: format!("t{number}"),
-        partitions: chance.between(1, 3) as i32,
-        policy: policy(chance),
-        segment_bytes: chance.pick(&[4 << 10, 16 << 10, 64 << 10]),
-        mortal: number > 0,
+    let topic = |number: u64, chance: &mut Chance| {
+        let shrinks = chance.one_in(2);
+        TopicPlan {
+            name: format!("t{number}"),
+            partitions: chance.between(1, 3) as i32,
+            policy: policy(chance),
+            segment_bytes: chance.pick(&[4 << 10, 16 << 10, 64 << 10]),
+            mortal: number > 0,
+            shrinks,
+            retention: match shrinks {
+                true => retention(chance),
+                false => Retention::default(),
+            },
+        }
     };
     (0..count).map(|number| topic(number, chance)).collect()
 }
@@ -158,6 +219,7 @@ fn producer(uniform_bytes: Option<u64>, chance: &mut Chance) -> ProducerPlan {
         retries: idempotent || (acks != 0 && chance.one_in(2)),
         pause_us_max: chance.pick(&[100, 2_000, 30_000]),
         uniform_bytes,
+        clock_skew_ms: chance.pick(&[0, 0, 2_000]),
     }
 }
 
@@ -181,6 +243,12 @@ fn incarnations(steps: u64, chance: &mut Chance) -> Vec<Incarnation> {
             _ => steps / count / 2 + chance.below(steps / count),
         },
         ending: ending(chance),
+        beside: chance.pick(&[
+            Beside::Anything,
+            Beside::Anything,
+            Beside::Deletion,
+            Beside::Retention,
+        ]),
         crash_in_start: (number > 0 && chance.one_in(5)).then(|| {
             let kind = chance.pick(&[CrashKind::KillProcess, CrashKind::PowerLoss]);
             (kind, chance.between(1, 60))
@@ -189,24 +257,30 @@ fn incarnations(steps: u64, chance: &mut Chance) -> Vec<Incarnation> {
     (0..count).map(|number| one(number, chance)).collect()
 }
 
-/// One producer, one partition, batches of a block each, nothing flushed before it must be, and every
+/// One producer, one partition, batches of one size, nothing flushed before it must be, and every
 /// other process dead after its first appends: what a cut leaves behind is not written over at once.
 fn narrow(plan: &mut Plan, chance: &mut Chance) {
     plan.topics.truncate(1);
     plan.topics[0].partitions = 1;
     plan.topics[0].policy = FlushPolicy::default();
     plan.topics[0].segment_bytes = 1 << 20;
+    plan.topics[0].shrinks = false;
+    plan.topics[0].retention = Retention::default();
     plan.producers = vec![ProducerPlan {
         idempotent: false,
         acks: 1,
         window: chance.between(1, 2),
         retries: false,
         pause_us_max: 100,
+        // A block: the first batch behind a cut takes the place of the one that was there.
         uniform_bytes: Some(4096),
+        clock_skew_ms: 0,
     }];
     plan.disk = DiskTrouble::None;
+    plan.readers = chance.below(2);
     plan.groups.clear();
-    plan.incarnations = (0..6)
+    plan.one_dies_in = 0;
+    plan.incarnations = (0..8)
         .map(|number| Incarnation {
             steps: if number % 2 == 0 {
                 chance.between(20, 60)
@@ -221,6 +295,7 @@ fn narrow(plan: &mut Plan, chance: &mut Chance) {
                 },
                 0,
             ),
+            beside: Beside::Anything,
             crash_in_start: None,
         })
         .collect();
@@ -231,7 +306,7 @@ impl Plan {
     pub fn new(seed: u64, steps: u64) -> Plan {
         let mut chance = Chance::new(seed, 1);
         let mut plan = Plan::wide(seed, steps, &mut chance);
-        if chance.one_in(8) {
+        if chance.one_in(4) {
             narrow(&mut plan, &mut chance);
         }
         plan
@@ -249,6 +324,8 @@ impl Plan {
                 .collect(),
             readers: chance.between(1, 2),
             groups: (0..chance.below(3)).map(|_| chance.between(1, 3)).collect(),
+            one_dies_in: chance.pick(&[0, 2, 4]),
+            retention_check_ms: chance.pick(&[20, 100, 500]),
             incarnations: incarnations(steps, chance),
             disk: match chance.below(20) {
                 0..9 => DiskTrouble::None,

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -16,8 +17,9 @@ use corelog_runtime::sync::Notify;
 
 use crate::chance::Chance;
 use crate::invariants::answers::{self, ANSWER_MAX};
-use crate::oracle::Oracle;
-use crate::plan::Plan;
+use crate::oracle::log::TopicId;
+use crate::oracle::{Oracle, UNDER_WAY_NS};
+use crate::plan::{Beside, DiskTrouble, Plan};
 use crate::tally::Tally;
 
 /// Where the broker listens.
@@ -25,12 +27,29 @@ pub const BROKER: &str = "10.0.0.1:9092";
 /// How long clients still listen to a broker that is down: what it said last may be on its way.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// Shared by all tasks of a history, which are in one thread.
+/// The stage as one process of clients sees it. All are in one thread.
 pub struct Stage {
+    common: Rc<Common>,
+    /// The process's own executor.
+    pub rt: Rt,
+    /// How many processes were it before.
+    pub life: u64,
+    /// Requests without an answer, for good once the process is dead.
+    pub asked: Cell<u64>,
+}
+
+impl Deref for Stage {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// Shared by all tasks of a history.
+pub struct Common {
     /// The machine.
     pub world: SimWorld,
-    /// The clients' own executor.
-    pub rt: Rt,
     /// What is planned.
     pub plan: Plan,
     /// The judge.
@@ -41,6 +60,10 @@ pub struct Stage {
     pub finishing: Cell<bool>,
     /// Moments at which the network did something to connections, the last one, ns.
     pub disturbed_ns: Cell<u64>,
+    /// What the director wants the administrator to begin with at once.
+    pub wish: Cell<Option<Beside>>,
+    /// Processes of the broker that served.
+    pub starts: Cell<u64>,
     open: Cell<bool>,
     admitting: Cell<bool>,
     inside: Cell<usize>,
@@ -50,7 +73,7 @@ pub struct Stage {
 }
 
 /// A client on the stage between two closings of the gate. Dropping it leaves.
-pub struct Inside(Rc<Stage>);
+pub struct Inside(Rc<Common>);
 
 impl Drop for Inside {
     fn drop(&mut self) {
@@ -60,7 +83,7 @@ impl Drop for Inside {
 }
 
 /// A client that is not done yet.
-pub struct Working(Rc<Stage>);
+pub struct Working(Rc<Common>);
 
 impl Drop for Working {
     fn drop(&mut self) {
@@ -81,98 +104,57 @@ pub enum Lost {
 impl Stage {
     /// A stage with its gate closed.
     pub fn new(world: SimWorld, rt: Rt, plan: Plan) -> Rc<Stage> {
-        Rc::new(Stage {
+        let under_way_ns = match plan.disk {
+            DiskTrouble::None => UNDER_WAY_NS.0,
+            DiskTrouble::Slow | DiskTrouble::Eio | DiskTrouble::Full => UNDER_WAY_NS.1,
+        };
+        let mut oracle = Oracle::default();
+        oracle.epoch_ms = world.wall_clock_ms() - (world.now_ns() / 1_000_000) as i64;
+        oracle.under_way_ns = under_way_ns;
+        let common = Rc::new(Common {
             world,
-            rt,
             plan,
-            oracle: RefCell::default(),
+            oracle: RefCell::new(oracle),
             steps: Cell::new(0),
             finishing: Cell::new(false),
             disturbed_ns: Cell::new(0),
+            wish: Cell::new(None),
+            starts: Cell::new(0),
             open: Cell::new(false),
             admitting: Cell::new(false),
             inside: Cell::new(0),
             working: Cell::new(0),
             changed: Notify::new(),
+        });
+        Rc::new(Stage {
+            common,
+            rt,
+            life: 0,
+            asked: Cell::new(0),
         })
     }
 
-    /// Virtual time, ns.
-    pub fn now_ns(&self) -> u64 {
-        self.world.now_ns()
-    }
-
-    /// Counts.
-    pub fn hit(&self, name: &'static str) {
-        self.oracle.borrow_mut().tally.hit(name);
-    }
-
-    /// Counts in the tally of the history.
-    pub fn tally<T>(&self, f: impl FnOnce(&mut Tally) -> T) -> T {
-        f(&mut self.oracle.borrow_mut().tally)
-    }
-
-    /// A line of the readable trace, and a word of the trace's hash.
-    pub fn say(&self, line: impl AsRef<str>) {
-        self.world.note(line.as_ref());
-    }
-
-    /// One client operation more.
-    pub fn step(&self) {
-        self.steps.set(self.steps.get() + 1);
-        self.changed.notify_all();
-    }
-
-    /// The broker can be talked to, or not any more. Clients are not let in yet.
-    pub fn set_open(&self, open: bool) {
-        self.open.set(open);
-        self.admitting.set(false);
-        self.changed.notify_all();
-    }
-
-    /// Lets clients in.
-    pub fn admit(&self) {
-        self.admitting.set(true);
-        self.changed.notify_all();
-    }
-
-    /// Whether the broker can be talked to.
-    pub fn is_open(&self) -> bool {
-        self.open.get()
+    /// The same stage for another process.
+    pub fn of_process(&self, rt: Rt, life: u64) -> Rc<Stage> {
+        Rc::new(Stage {
+            common: Rc::clone(&self.common),
+            rt,
+            life,
+            asked: Cell::new(0),
+        })
     }
 
     /// A client begins; it is awaited at the end.
     pub fn begin(self: &Rc<Self>) -> Working {
         self.working.set(self.working.get() + 1);
-        Working(Rc::clone(self))
-    }
-
-    /// Waits until `holds`, which changes only with what [`Stage::changed`] tells.
-    pub async fn wait(&self, holds: impl Fn() -> bool) {
-        loop {
-            let changed = self.changed.notified();
-            if holds() {
-                return;
-            }
-            changed.await;
-        }
+        Working(Rc::clone(&self.common))
     }
 
     /// Waits for the gate and goes in.
     pub async fn enter(self: &Rc<Self>) -> Inside {
         self.wait(|| self.admitting.get() && self.open.get()).await;
         self.inside.set(self.inside.get() + 1);
-        Inside(Rc::clone(self))
-    }
-
-    /// Waits until nobody is inside.
-    pub async fn empty(&self) {
-        self.wait(|| self.inside.get() == 0).await;
-    }
-
-    /// Nobody works any more.
-    pub fn is_done(&self) -> bool {
-        self.working.get() == 0
+        Inside(Rc::clone(&self.common))
     }
 
     /// The future's output, or `None` a moment after the gate closed.
@@ -198,7 +180,10 @@ impl Stage {
         pending: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Lost> {
         let asked_ns = self.now_ns();
-        let Some(outcome) = self.while_open(pending).await else {
+        self.asked.set(self.asked.get() + 1);
+        let outcome = self.while_open(pending).await;
+        self.asked.set(self.asked.get() - 1);
+        let Some(outcome) = outcome else {
             return Err(Lost::Closed);
         };
         outcome.map_err(|error| {
@@ -230,5 +215,80 @@ impl Stage {
     pub async fn pause(&self, chance: &mut Chance, max_us: u64) {
         let pause = Duration::from_micros(1 + chance.below(max_us));
         let _closed = self.while_open(self.rt.sleep(pause)).await;
+    }
+}
+
+impl Common {
+    /// Virtual time, ns.
+    pub fn now_ns(&self) -> u64 {
+        self.world.now_ns()
+    }
+
+    /// Counts.
+    pub fn hit(&self, name: &'static str) {
+        self.oracle.borrow_mut().tally.hit(name);
+    }
+
+    /// Records of this topic may be deleted, or grow too old or too many.
+    pub fn shrinks(&self, oracle: &Oracle, id: &TopicId) -> bool {
+        let name = oracle.topics.get(id).map(|topic| &topic.name);
+        let mut plans = self.plan.topics.iter();
+        plans.any(|plan| plan.shrinks && Some(&plan.name) == name)
+    }
+
+    /// Counts in the tally of the history.
+    pub fn tally<T>(&self, f: impl FnOnce(&mut Tally) -> T) -> T {
+        f(&mut self.oracle.borrow_mut().tally)
+    }
+
+    /// A line of the readable trace, and a word of the trace's hash.
+    pub fn say(&self, line: impl AsRef<str>) {
+        self.world.note(line.as_ref());
+    }
+
+    /// One client operation more.
+    pub fn step(&self) {
+        self.steps.set(self.steps.get() + 1);
+        self.changed.notify_all();
+    }
+
+    /// The broker can be talked to, or not any more. Clients are not let in yet.
+    pub fn set_open(&self, open: bool) {
+        self.open.set(open);
+        self.starts.set(self.starts.get() + u64::from(open));
+        self.admitting.set(false);
+        self.changed.notify_all();
+    }
+
+    /// Lets clients in.
+    pub fn admit(&self) {
+        self.admitting.set(true);
+        self.changed.notify_all();
+    }
+
+    /// Whether the broker can be talked to.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Waits until `holds`, which changes only with what [`Stage::changed`] tells.
+    pub async fn wait(&self, holds: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if holds() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until nobody is inside.
+    pub async fn empty(&self) {
+        self.wait(|| self.inside.get() == 0).await;
+    }
+
+    /// Nobody works any more.
+    pub fn is_done(&self) -> bool {
+        self.working.get() == 0
     }
 }

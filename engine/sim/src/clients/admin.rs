@@ -1,6 +1,10 @@
-//! An administrator: makes and deletes topics, adds partitions, changes flush policies and segment sizes.
+//! An administrator: makes and deletes topics, adds partitions, changes flush policies, segment sizes and
+//! retention, deletes records.
+
+mod shrink;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_net::client::Client;
 use corelog_net::cold::messages::create_partitions_request::{
@@ -21,7 +25,7 @@ use corelog_storage::flush_policy::FlushPolicy;
 use super::Actor;
 use super::requests::{code, text, topics, uuid};
 use crate::oracle::log::TopicId;
-use crate::plan::{TopicPlan, policy};
+use crate::plan::{Beside, Retention, TopicPlan, policy, retention};
 use crate::stage::{Lost, Stage};
 
 /// Resource type of topics in config requests.
@@ -31,8 +35,8 @@ const PARTITIONS_MAX: i32 = 4;
 
 struct Admin {
     actor: Actor,
-    /// Policies that topics being made may have, by name: the answer may be lost.
-    making: Vec<(String, FlushPolicy)>,
+    /// What topics being made may have, by name: the answer may be lost.
+    making: Vec<(String, FlushPolicy, Retention)>,
 }
 
 /// Makes the topics of the plan, then changes things now and then, to the end of the history.
@@ -69,20 +73,33 @@ impl Admin {
                 self.create(&client, plan).await?;
             }
         }
-        self.actor.pause(60_000).await;
+        if let Some(wish) = self.idle().await {
+            return self.grant(&client, wish).await;
+        }
         let planned = self.actor.chance.below(stage.plan.topics.len() as u64) as usize;
         let plan = &stage.plan.topics[planned];
         let Some(id) = self.alive(&plan.name) else {
             return Ok(());
         };
         stage.step();
-        match self.actor.chance.below(10) {
+        match self.actor.chance.below(12) {
             0 if plan.mortal => self.delete(&client, id).await,
             1 => self.add_partition(&client, id).await,
             2..6 => self.change_policy(&client, id).await,
             6 => self.change_segments(&client, id).await,
+            7..10 if plan.shrinks => self.delete_records(&client, id).await,
+            10 if plan.shrinks => self.some_retention(&client, id).await,
             _ => Ok(()),
         }
+    }
+
+    /// A pause, unless the director wants something.
+    async fn idle(&mut self) -> Option<Beside> {
+        let stage = Rc::clone(&self.actor.stage);
+        let pause = Duration::from_micros(1 + self.actor.chance.below(60_000));
+        let called = stage.wait(|| stage.wish.get().is_some() || !stage.is_open());
+        let _over = stage.rt.timeout(pause, called).await;
+        stage.wish.get()
     }
 
     fn alive(&self, name: &str) -> Option<TopicId> {
@@ -123,26 +140,30 @@ impl Admin {
         now_ns: u64,
     ) {
         let is_new = !oracle.topics.contains_key(&id);
-        let mut policies = self.making.iter().filter(|(made, _)| made == name);
-        let first = policies
-            .next()
-            .map(|(_, policy)| *policy)
-            .unwrap_or_default();
-        oracle.topic_exists(id, name, partitions, first, now_ns);
+        let mut made = self.making.iter().filter(|(made, ..)| made == name);
+        let first = made.next().map(|(_, policy, rules)| (*policy, *rules));
+        oracle.topic_exists(id, name, partitions, first.unwrap_or_default(), now_ns);
         if is_new {
-            policies.for_each(|(_, policy)| oracle.policy_sent(&id, *policy, now_ns));
+            made.for_each(|(_, policy, rules)| {
+                oracle.policy_sent(&id, *policy, now_ns);
+                oracle.retention_sent(&id, *rules, now_ns);
+            });
         }
     }
 
     async fn create(&mut self, client: &Client, plan: &TopicPlan) -> Result<(), Lost> {
         let stage = Rc::clone(&self.actor.stage);
-        let is_first = !self.making.iter().any(|(name, _)| *name == plan.name);
+        let is_first = !self.making.iter().any(|(name, ..)| *name == plan.name);
         let flush = if is_first {
             plan.policy
         } else {
             policy(&mut self.actor.chance)
         };
-        self.making.push((plan.name.clone(), flush));
+        let rules = match plan.shrinks {
+            true if !is_first => retention(&mut self.actor.chance),
+            _ => plan.retention,
+        };
+        self.making.push((plan.name.clone(), flush, rules));
         let mut configs = vec![config(
             "internal.segment.bytes",
             &plan.segment_bytes.to_string(),
@@ -153,6 +174,13 @@ impl Admin {
         if let Some(ms) = flush.ms {
             configs.push(config("flush.ms", &ms.to_string()));
         }
+        if plan.shrinks {
+            for (name, value) in shrink::values(&rules) {
+                configs.extend(value.map(|value| config(name, &value)));
+            }
+            let delay_ms = self.actor.chance.pick(&[0, 50, 60_000]);
+            configs.push(config("file.delete.delay.ms", &delay_ms.to_string()));
+        }
         let topic = CreatableTopic::default()
             .with_name(text(&plan.name))
             .with_num_partitions(plan.partitions)
@@ -161,7 +189,10 @@ impl Admin {
         let request = CreateTopicsRequestData::default()
             .with_timeout_ms(30_000)
             .with_topics(vec![topic]);
-        stage.say(format!("admin makes {} with {flush:?}", plan.name));
+        stage.say(format!(
+            "admin makes {} with {flush:?}, {rules:?}",
+            plan.name
+        ));
         let calling = client.call(&request);
         let answer = stage
             .answer(&self.actor.name, "CreateTopics", calling)
@@ -173,8 +204,8 @@ impl Admin {
                     let mut oracle = stage.oracle.borrow_mut();
                     oracle.tally.hit("topic created");
                     // Earlier makings of this name that were never answered came to nothing.
-                    self.making.retain(|(name, _)| *name != plan.name);
-                    self.making.push((plan.name.clone(), flush));
+                    self.making.retain(|(name, ..)| *name != plan.name);
+                    self.making.push((plan.name.clone(), flush, rules));
                     self.exists(&mut oracle, id, &plan.name, plan.partitions, now_ns);
                 }
                 ErrorCode::TopicAlreadyExists => {}

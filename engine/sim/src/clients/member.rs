@@ -25,7 +25,8 @@ use corelog_net::cold::messages::sync_group_request::{
 use corelog_net::error_code::ErrorCode;
 
 use super::Actor;
-use super::requests::{code, fetch, record_bytes, text, uuid};
+use super::fetching::{Before, take};
+use super::requests::{code, fetch, text, uuid};
 use crate::oracle::log::TopicId;
 use crate::stage::{Lost, Stage};
 
@@ -120,8 +121,7 @@ impl Member {
             match self.actor.chance.below(60) {
                 0 => return self.leave(&client).await,
                 1 => {
-                    stage.hit("group: member died");
-                    stage.hit("client died");
+                    stage.hit("group: member vanished");
                     self.actor.disconnect();
                     self.id.clear();
                     self.actor.pause(2_000_000).await;
@@ -350,25 +350,14 @@ impl Member {
         };
         let (stage, key) = (Rc::clone(&self.actor.stage), (id, partition));
         let from = self.positions.get(&partition).copied().unwrap_or(0);
-        let floor = stage.oracle.borrow().high_watermark(&key);
+        let before = Before::now(&stage, &key);
         let terms = (10_000, 10);
         let answer = fetch(&stage, &self.actor.name, client, key, from, terms).await?;
         let Some(answer) = answer else { return Ok(()) };
-        let mut oracle = stage.oracle.borrow_mut();
-        match answer.error_code {
-            ErrorCode::None => {
-                oracle.high_watermark_told(key, answer.high_watermark, floor);
-                let bytes = record_bytes(&answer);
-                let next = oracle.fetched(key, from, answer.high_watermark, &bytes);
-                self.positions.insert(partition, next);
-            }
-            ErrorCode::OffsetOutOfRange => {
-                // Power loss took what the group had read.
-                drop(oracle);
-                super::reader::out_of_range(&stage, answer.error_code, from, floor);
-                self.positions.insert(partition, 0);
-            }
-            _ => {}
+        // Where power loss took what the group had read, or retention what it had not, it goes on at
+        // the start.
+        if let Some(next) = take(&self.actor, client, key, from, &before, &answer).await? {
+            self.positions.insert(partition, next);
         }
         Ok(())
     }

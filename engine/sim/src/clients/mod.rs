@@ -2,6 +2,7 @@
 //! as long as the history, over all restarts of the broker, and tells the oracle what it does and hears.
 
 pub mod admin;
+pub mod fetching;
 pub mod member;
 pub mod producer;
 pub mod reader;
@@ -15,6 +16,9 @@ use corelog_net::client::Client;
 use crate::chance::Chance;
 use crate::oracle::log::{Key, TopicId};
 use crate::stage::{Lost, Stage};
+
+/// Numbers of clients are below.
+const LIFE: u64 = 100_000;
 
 /// A client's name, chance and connection.
 pub struct Actor {
@@ -33,7 +37,7 @@ impl Actor {
         Actor {
             stage: Rc::clone(stage),
             name,
-            chance: Chance::new(stage.plan.seed, 100 + number),
+            chance: Chance::new(stage.plan.seed, 100 + number + LIFE * stage.life),
             client: None,
         }
     }

@@ -31,11 +31,25 @@ struct Identity {
     next_sequence: i32,
     /// Power losses of the partition when it began.
     power_losses: u64,
+    /// Starts of the broker until then.
+    starts: u64,
     /// A batch of it was acknowledged.
     is_known: bool,
     /// Its first batch in the log was not its first batch: as with Kafka, a producer that a log does
     /// not know may begin with any sequence, and then what was refused before is out of order.
     has_gap: bool,
+}
+
+impl Identity {
+    /// The log may have forgotten what it knew of it: by power loss; or because its records are deleted.
+    /// Over a restart a producer's last batch is in Kafka's snapshots, the four before it are found
+    /// again in the log, if they are still there.
+    fn is_forgotten(&self, stage: &Stage) -> bool {
+        let oracle = stage.oracle.borrow();
+        let shrinks = stage.shrinks(&oracle, &self.key.0);
+        oracle.power_losses(&self.key) > self.power_losses
+            || (shrinks && stage.starts.get() > self.starts)
+    }
 }
 
 /// A batch that has no answer yet.
@@ -110,7 +124,7 @@ impl Producer {
             Outcome::Again | Outcome::Reset => self.give_up(),
         }
         if self.actor.chance.one_in(40) {
-            self.actor.stage.hit("client died");
+            self.actor.stage.hit("client reconnects");
             self.actor.disconnect();
         }
         Ok(())
@@ -154,6 +168,7 @@ impl Producer {
             key,
             next_sequence: 0,
             power_losses,
+            starts: stage.starts.get(),
             is_known: false,
             has_gap: false,
         });
@@ -169,11 +184,13 @@ impl Producer {
                 Some(_) => 1,
                 None => self.actor.chance.between(1, 3),
             };
-            let bytes = self.batch(count);
+            let (bytes, timestamp_ms) = self.batch(count);
             let sent = Sent {
                 key,
                 bytes: bytes.clone(),
                 count: count as i64,
+                bytes_max: bytes.len() as u64,
+                timestamp_ms,
                 idempotent: self.plan.idempotent,
                 sent_ns: stage.now_ns(),
                 pending: 0,
@@ -188,7 +205,8 @@ impl Producer {
         }
     }
 
-    fn batch(&mut self, count: u64) -> Bytes {
+    /// A batch, and its greatest timestamp.
+    fn batch(&mut self, count: u64) -> (Bytes, i64) {
         let uniform = self.plan.uniform_bytes;
         let chance = &mut self.actor.chance;
         let value_bytes = match (uniform, chance.below(30)) {
@@ -203,7 +221,9 @@ impl Producer {
         } else {
             Codec::None
         };
-        let now_ms = self.actor.stage.world.wall_clock_ms();
+        let skew_ms = self.plan.clock_skew_ms as i64;
+        let skew_ms = chance.below(2 * skew_ms as u64 + 1) as i64 - skew_ms;
+        let now_ms = self.actor.stage.world.wall_clock_ms() + skew_ms;
         let mut builder = BatchBuilder::new(codec, now_ms);
         if let Some(identity) = &mut self.identity {
             builder = builder.producer(identity.id, identity.epoch, identity.next_sequence);
@@ -220,7 +240,7 @@ impl Producer {
                 .collect();
             builder.append(now_ms, Some(&key), Some(&value), &[]);
         }
-        Bytes::from(builder.build())
+        (Bytes::from(builder.build()), now_ms)
     }
 
     /// Sends all that is open, in order, and hears of each.
@@ -286,8 +306,8 @@ impl Producer {
         };
         identity.has_gap |= gap && !identity.is_known;
         if gap && identity.is_known && !identity.has_gap {
+            let forgotten = identity.is_forgotten(&self.actor.stage);
             let mut oracle = self.actor.stage.oracle.borrow_mut();
-            let forgotten = oracle.power_losses(&identity.key) > identity.power_losses;
             oracle.note(duplicates::gap(self.number, forgotten));
         }
         identity.is_known = true;
@@ -320,14 +340,14 @@ impl Producer {
             ErrorCode::OutOfOrderSequenceNumber
             | ErrorCode::InvalidProducerEpoch
             | ErrorCode::UnknownProducerId => {
+                let may_be = self
+                    .identity
+                    .is_some_and(|identity| identity.has_gap || identity.is_forgotten(stage));
                 let mut oracle = stage.oracle.borrow_mut();
                 oracle.refused(batch);
                 if !first {
                     return Outcome::Again;
                 }
-                let may_be = self.identity.is_some_and(|identity| {
-                    identity.has_gap || oracle.power_losses(&identity.key) > identity.power_losses
-                });
                 oracle.tally.hit("produce: refused for its sequence");
                 oracle.note(duplicates::refused(self.number, error.name(), may_be));
                 Outcome::Reset

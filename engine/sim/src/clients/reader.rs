@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use corelog_net::client::Client;
 use corelog_net::error_code::ErrorCode;
 
 use super::Actor;
-use super::requests::{fetch, record_bytes};
+use super::fetching::{Before, Edge, offset_of, take};
+use super::requests::fetch;
 use crate::oracle::log::Key;
 use crate::stage::{Lost, Stage};
 
@@ -25,6 +25,16 @@ pub async fn run(stage: Rc<Stage>, number: u64) {
     }
 }
 
+/// An offset to begin at: of the log as it is known, or one that is deleted.
+fn somewhere(actor: &mut Actor, key: &Key) -> i64 {
+    let known = Before::now(&actor.stage, key);
+    let (start, end) = (known.start, known.high_watermark.max(known.start));
+    if start > 0 && actor.chance.one_in(6) {
+        return actor.chance.below(start as u64) as i64;
+    }
+    start + actor.chance.below((end - start) as u64 + 1) as i64
+}
+
 /// Reads a partition for a while.
 async fn read(actor: &mut Actor) -> Result<(), Lost> {
     let stage = Rc::clone(&actor.stage);
@@ -34,10 +44,10 @@ async fn read(actor: &mut Actor) -> Result<(), Lost> {
         return Ok(());
     };
     if actor.chance.one_in(4) {
-        end_of(actor, &client, key).await?;
+        let edge = actor.chance.pick(&[Edge::End, Edge::Start]);
+        offset_of(actor, &client, key, edge).await?;
     }
-    let known = stage.oracle.borrow().high_watermark(&key).max(0) as u64;
-    let mut next = actor.chance.below(known + 1) as i64;
+    let mut next = somewhere(actor, &key);
     for _ in 0..actor.chance.between(1, 6) {
         if stage.finishing.get() || !stage.is_open() {
             return Ok(());
@@ -46,61 +56,26 @@ async fn read(actor: &mut Actor) -> Result<(), Lost> {
         let max_bytes = actor.chance.pick(&[1, 500, 10_000, 1 << 20]);
         let max_wait_ms = actor.chance.pick(&[0, 0, 20, 200]);
         let terms = (max_bytes, max_wait_ms);
-        let floor = stage.oracle.borrow().high_watermark(&key);
-        let began_ns = stage.now_ns();
+        let before = Before::now(&stage, &key);
         let Some(answer) = fetch(&stage, &actor.name, &client, key, next, terms).await? else {
             return Ok(());
         };
-        if answer.error_code != ErrorCode::None {
-            out_of_range(&stage, answer.error_code, next, floor);
+        let Some(after) = take(actor, &client, key, next, &before, &answer).await? else {
             return Ok(());
-        }
-        let bytes = record_bytes(&answer);
+        };
+        let waited_ns = stage.now_ns() - before.asked_ns;
+        if answer.error_code == ErrorCode::None
+            && answer.records_bytes() == 0
+            && waited_ns >= max_wait_ms.max(1) as u64 * 1_000_000
         {
-            let mut oracle = stage.oracle.borrow_mut();
-            oracle.high_watermark_told(key, answer.high_watermark, floor);
-            next = oracle.fetched(key, next, answer.high_watermark, &bytes);
-            if !bytes.is_empty() {
-                oracle.tally.hit("fetch: records");
-            } else if stage.now_ns() - began_ns >= max_wait_ms.max(1) as u64 * 1_000_000 {
-                oracle.tally.hit("fetch: waited for data");
-            }
+            stage.hit("fetch: waited for data");
         }
+        next = after;
         actor.pause(3_000).await;
     }
     if actor.chance.one_in(12) {
-        stage.hit("client died");
+        stage.hit("client reconnects");
         actor.disconnect();
-    }
-    Ok(())
-}
-
-/// An offset below a high watermark that was seen is never out of range.
-pub fn out_of_range(stage: &Stage, error: ErrorCode, next: i64, floor: i64) {
-    if error == ErrorCode::OffsetOutOfRange && next <= floor {
-        let broken = format!("high watermark: {next} is out of range after {floor} was seen");
-        stage.oracle.borrow_mut().note(Err(broken));
-    }
-}
-
-/// ListOffsets of the end.
-async fn end_of(actor: &mut Actor, client: &Client, key: Key) -> Result<(), Lost> {
-    let stage = Rc::clone(&actor.stage);
-    let name = {
-        let oracle = stage.oracle.borrow();
-        let topic = oracle.topics.get(&key.0);
-        topic.filter(|t| !t.known.dying).map(|t| t.name.clone())
-    };
-    let Some(name) = name else { return Ok(()) };
-    let floor = stage.oracle.borrow().high_watermark(&key);
-    let asking = client.list_offset(&name, key.1, -1, 0);
-    let answer = stage.answer(&actor.name, "ListOffsets", asking).await?;
-    stage.hit("list offsets");
-    let mut oracle = stage.oracle.borrow_mut();
-    // By name: another topic may have it by now.
-    let same = oracle.topics.get(&key.0).is_some_and(|t| !t.known.dying);
-    if answer.error_code == 0 && same {
-        oracle.high_watermark_told(key, answer.offset, floor);
     }
     Ok(())
 }

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use corelog_net::client::Client;
 use corelog_net::error_code::ErrorCode;
+use corelog_net::fetch::FetchPartitionResponse;
 use corelog_record::builder::BatchBuilder;
 use corelog_record::codec::Codec;
 
 use super::Actor;
+use super::fetching::{Before, Edge, offset_of};
 use super::requests::{PRODUCE, fetch, produce, produced, record_bytes, topics};
 use crate::invariants::durability::Fall;
 use crate::oracle::log::{Key, Sent};
@@ -63,10 +66,10 @@ async fn try_settle(
                 continue;
             }
             match read_all(actor, &client, name, key).await? {
-                Some((bytes, end)) => {
+                Some((bytes, range)) => {
                     let mut oracle = stage.oracle.borrow_mut();
                     oracle.tally.hit("verified partitions");
-                    oracle.settled(key, &bytes, end, fall);
+                    oracle.settled(key, &bytes, range, fall);
                     done.insert(key, ());
                 }
                 None => whole = false,
@@ -76,20 +79,33 @@ async fn try_settle(
     Ok(whole)
 }
 
-/// A partition's batches and its end; `None` while it answers with errors.
+/// A partition's batches, its start and its end; `None` while it answers with errors, or when
+/// retention takes its begin meanwhile.
 async fn read_all(
     actor: &mut Actor,
     client: &Client,
     name: &str,
     key: Key,
-) -> Result<Option<(Vec<u8>, i64)>, Lost> {
+) -> Result<Option<(Vec<u8>, (i64, i64))>, Lost> {
     let stage = Rc::clone(&actor.stage);
-    let asking = client.list_offset(name, key.1, -1, 0);
-    let answer = stage.answer(&actor.name, "ListOffsets", asking).await?;
-    if answer.error_code != 0 {
-        return Ok(None);
+    let before = Before::now(&stage, &key);
+    let mut edges = [0; 2];
+    for (edge, timestamp) in edges.iter_mut().zip([-2, -1]) {
+        let asking = client.list_offset(name, key.1, timestamp, 0);
+        let answer = stage.answer(&actor.name, "ListOffsets", asking).await?;
+        if answer.error_code != 0 {
+            return Ok(None);
+        }
+        *edge = answer.offset;
     }
-    let (end, mut next) = (answer.offset, 0);
+    let [start, end] = edges;
+    stage.oracle.borrow_mut().log_start_told(
+        key,
+        (start, before.start),
+        before.asked_ns,
+        stage.now_ns(),
+    );
+    let mut next = start;
     let mut all = Vec::new();
     while next < end {
         let terms = (1 << 20, 0);
@@ -112,7 +128,7 @@ async fn read_all(
         }
         all.extend_from_slice(&bytes);
     }
-    Ok(Some((all, end)))
+    Ok(Some((all, (start, end))))
 }
 
 /// Every partition takes a record with acks=all and gives it back; `Err` says what does not yet.
@@ -148,13 +164,15 @@ async fn probe(actor: &mut Actor, client: &Client, key: Key) -> Result<Result<()
     let mut builder = BatchBuilder::new(Codec::None, now_ms);
     let unique = actor.chance.draw().to_be_bytes();
     builder.append(now_ms, Some(&unique), Some(b"probe"), &[]);
-    let bytes = bytes::Bytes::from(builder.build());
+    let bytes = Bytes::from(builder.build());
     let batch = {
         let mut oracle = stage.oracle.borrow_mut();
         let batch = oracle.made(Sent {
             key,
             bytes: bytes.clone(),
             count: 1,
+            bytes_max: bytes.len() as u64,
+            timestamp_ms: now_ms,
             idempotent: false,
             sent_ns: stage.now_ns(),
             pending: 0,
@@ -176,8 +194,18 @@ async fn probe(actor: &mut Actor, client: &Client, key: Key) -> Result<Result<()
         .oracle
         .borrow_mut()
         .acked(batch, answer.base_offset, stage.now_ns());
-    let terms = (1 << 20, 0);
-    let answer = fetch(&stage, &actor.name, client, key, answer.base_offset, terms).await?;
+    let (terms, base) = ((1 << 20, 0), answer.base_offset);
+    let answer = fetch(&stage, &actor.name, client, key, base, terms).await?;
+    let is_gone =
+        |answer: &FetchPartitionResponse<Bytes>| answer.error_code == ErrorCode::OffsetOutOfRange;
+    if answer.as_ref().is_some_and(is_gone) {
+        // Retention may have been faster.
+        let start = offset_of(actor, client, key, Edge::Start).await?;
+        return Ok(match start {
+            Some(start) if start > base => Ok(()),
+            _ => Err("Fetch: out of range".to_owned()),
+        });
+    }
     let Some(answer) = answer.filter(|answer| answer.error_code == ErrorCode::None) else {
         return Ok(Err("Fetch: an error".to_owned()));
     };

@@ -7,6 +7,7 @@ pub mod duplicates;
 pub mod durability;
 pub mod healing;
 pub mod high_watermark;
+pub mod log_start;
 pub mod memory;
 pub mod metadata;
 pub mod offsets;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use corelog_storage::flush_policy::FlushPolicy;
 
+use crate::plan::Retention;
+
 /// A topic id of the wire.
 pub type TopicId = [u8; 16];
 
@@ -20,6 +22,10 @@ pub struct Sent {
     pub bytes: Bytes,
     /// Records.
     pub count: i64,
+    /// Bytes it may take in a log, at most.
+    pub bytes_max: u64,
+    /// Its greatest timestamp, ms.
+    pub timestamp_ms: i64,
     /// Of an idempotent producer.
     pub idempotent: bool,
     /// When it was first sent, ns.
@@ -56,11 +62,28 @@ pub struct Read {
     pub producer: Option<(i64, i16, i32)>,
 }
 
+/// The begin of a partition.
+#[derive(Debug, Default)]
+pub struct Begin {
+    /// Largest log start told.
+    pub start: i64,
+    /// It was there at this moment, ns.
+    pub since_ns: u64,
+    /// DeleteRecords was asked for up to here.
+    pub deleted: i64,
+    /// Requests to delete up to the high watermark, whichever it was, that have no answer.
+    pub unknown: u64,
+    /// The last request with an offset, while it has no answer.
+    pub unanswered: Option<i64>,
+}
+
 /// One partition.
 #[derive(Debug, Default)]
 pub struct PartitionModel {
-    /// By base offset.
+    /// By base offset; also those below the log start, whose offsets nobody gets again.
     pub placed: BTreeMap<i64, Placed>,
+    /// Where it begins.
+    pub begin: Begin,
     /// Largest high watermark seen.
     pub high_watermark: i64,
     /// Power losses that took something from it, or may have.
@@ -72,6 +95,17 @@ pub struct PartitionModel {
 pub struct PolicySpan {
     /// Which.
     pub policy: FlushPolicy,
+    /// From, ns.
+    pub from_ns: u64,
+    /// To, ns; `None` = still.
+    pub to_ns: Option<u64>,
+}
+
+/// Rules of retention and when they may have been looked at, as [`PolicySpan`].
+#[derive(Debug, Clone, Copy)]
+pub struct Retained {
+    /// Which.
+    pub rules: Retention,
     /// From, ns.
     pub from_ns: u64,
     /// To, ns; `None` = still.

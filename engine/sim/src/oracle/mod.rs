@@ -1,6 +1,7 @@
 //! What the world must look like to clients. They tell it what they send, hear and read; it keeps the
 //! model and asks the [`crate::invariants`]. The first rule that does not hold ends the history.
 
+mod begin;
 pub mod log;
 
 use std::collections::BTreeMap;
@@ -8,12 +9,14 @@ use std::collections::BTreeMap;
 use corelog_record::batch::{BatchIter, BatchView};
 use corelog_storage::flush_policy::FlushPolicy;
 
-use self::log::{Key, PartitionModel, Placed, PolicySpan, Read, Sent, TopicId, policies};
+pub use self::begin::UNDER_WAY_NS;
+use self::log::{Key, PartitionModel, Placed, PolicySpan, Read, Retained, Sent, TopicId, policies};
 use crate::invariants::commits::Commits;
 use crate::invariants::durability::{Fall, judge};
 use crate::invariants::metadata::{self, Known};
 use crate::invariants::owners::Owners;
-use crate::invariants::{Broken, content, duplicates, high_watermark, offsets};
+use crate::invariants::{Broken, content, duplicates, high_watermark, log_start, offsets};
+use crate::plan::Retention;
 use crate::tally::Tally;
 
 /// A topic as clients know it.
@@ -25,6 +28,8 @@ pub struct TopicModel {
     pub known: Known,
     /// Its policies over time.
     pub policies: Vec<PolicySpan>,
+    /// What of it might go, over time.
+    pub retention: Vec<Retained>,
 }
 
 /// The model of everything.
@@ -42,6 +47,10 @@ pub struct Oracle {
     /// Committed offsets.
     pub commits: Commits,
     broken: Option<Broken>,
+    /// The wall clock when the virtual one began, ms.
+    pub epoch_ms: i64,
+    /// One of [`UNDER_WAY_NS`].
+    pub under_way_ns: u64,
     /// Counts of rare things.
     pub tally: Tally,
 }
@@ -65,7 +74,7 @@ impl Oracle {
         id: TopicId,
         name: &str,
         partitions: i32,
-        policy: FlushPolicy,
+        (policy, rules): (FlushPolicy, Retention),
         now_ns: u64,
     ) {
         let topic = self.topics.entry(id).or_insert_with(|| TopicModel {
@@ -73,6 +82,11 @@ impl Oracle {
             known: Known::default(),
             policies: vec![PolicySpan {
                 policy,
+                from_ns: now_ns,
+                to_ns: None,
+            }],
+            retention: vec![Retained {
+                rules,
                 from_ns: now_ns,
                 to_ns: None,
             }],
@@ -154,10 +168,20 @@ impl Oracle {
 
     /// Its producer heard that it stands at `base`.
     pub fn acked(&mut self, batch: u64, base: i64, now_ns: u64) {
-        let Some(key) = self.sent.get(&batch).map(|sent| sent.key) else {
+        let Some((key, sent_ns)) = self.sent.get(&batch).map(|sent| (sent.key, sent.sent_ns))
+        else {
             return;
         };
-        let result = self.place(key, batch, base);
+        let is_new = |oracle: &Oracle| {
+            let partition = oracle.partitions.get(&key);
+            partition.is_none_or(|partition| !partition.placed.contains_key(&base))
+        };
+        let is_news = is_new(self);
+        let mut result = self.place(key, batch, base);
+        if is_news && result.is_ok() {
+            // It may be gone already.
+            result = self.met_below(key, base, (sent_ns, now_ns));
+        }
         if result.is_ok()
             && let Some(partition) = self.partitions.get_mut(&key)
             && let Some(placed) = partition.placed.get_mut(&base)
@@ -235,8 +259,16 @@ impl Oracle {
         self.note(high_watermark::check(seen, floor));
     }
 
-    /// A consumer asked for `from` and got these bytes below `high_watermark`. Gives the next offset.
-    pub fn fetched(&mut self, key: Key, from: i64, high_watermark: i64, bytes: &[u8]) -> i64 {
+    /// A consumer asked for `from`, when `floor` was the log start told last, and got these bytes below
+    /// `high_watermark`. Gives the next offset.
+    pub fn fetched(
+        &mut self,
+        key: Key,
+        (from, floor): (i64, i64),
+        high_watermark: i64,
+        bytes: &[u8],
+    ) -> i64 {
+        self.note(log_start::below(from, floor));
         match self.try_fetched(key, from, high_watermark, bytes) {
             Ok(next) => next,
             Err(broken) => {
@@ -291,23 +323,31 @@ impl Oracle {
         self.commits.broker_died(now_ns);
     }
 
-    /// A partition was read from its start to its end after a start, before anything is appended:
-    /// what is gone is judged, and the model goes on from there.
-    pub fn settled(&mut self, key: Key, bytes: &[u8], end: i64, fall: &Fall) {
-        let result = self.settle(key, bytes, end, fall);
+    /// A partition was read from its start to its end after a start of the broker, before anything is
+    /// appended: what is gone is judged, and the model goes on from there. The start was told before.
+    pub fn settled(&mut self, key: Key, bytes: &[u8], range: (i64, i64), fall: &Fall) {
+        let result = self.settle(key, bytes, range, fall);
         self.note(result.map_err(|broken| format!("partition {} after a start: {broken}", key.1)));
     }
 
-    fn settle(&mut self, key: Key, bytes: &[u8], end: i64, fall: &Fall) -> Result<(), Broken> {
+    fn settle(
+        &mut self,
+        key: Key,
+        bytes: &[u8],
+        (start, end): (i64, i64),
+        fall: &Fall,
+    ) -> Result<(), Broken> {
         let reads = self.parse(key, bytes)?;
         offsets::dense(&reads)?;
         offsets::in_order(&reads)?;
         let (first, last) = (reads.first(), reads.last());
-        if first.is_some_and(|read| read.base != 0) || last.map_or(0, |read| read.next) != end {
+        let begins = first.is_none_or(|read| read.base <= start && start < read.next);
+        if !begins || last.map_or(start, |read| read.next) != end {
             return Err(format!(
-                "offsets: 0..{end} was to be read, {first:?} to {last:?} was"
+                "offsets: {start}..{end} was to be read, {first:?} to {last:?} was"
             ));
         }
+        self.deletions_end(&key, start);
         let partition = self.partitions.entry(key).or_default();
         if !fall.power_lost {
             high_watermark::check(end, partition.high_watermark)?;
@@ -323,7 +363,8 @@ impl Oracle {
         let mut lost = Vec::new();
         let mut kept = BTreeMap::new();
         for (base, placed) in before {
-            if stands.get(&base) == Some(&placed.batch) {
+            // What is below the start was judged when the start was told.
+            if placed.next <= start || stands.get(&base) == Some(&placed.batch) {
                 kept.insert(base, placed);
                 continue;
             }
