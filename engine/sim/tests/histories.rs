@@ -16,8 +16,8 @@ fn run(from: u64, seeds: u64) -> many::Report {
     many::all(&order).expect("threads for the seeds")
 }
 
-/// Acknowledged records, offsets, commits, owners and answers over kill -9, power loss, full and
-/// failing disks, lost connections and members that die.
+/// Acknowledged records, offsets, log starts, commits, owners and answers over kill -9, power loss, full
+/// and failing disks, lost connections and clients that die.
 #[test]
 fn r31_r32_r20_r11_r23_the_whole_broker_keeps_what_it_promised() {
     let report = run(0, 40);
@@ -30,6 +30,10 @@ fn r31_r32_r20_r11_r23_the_whole_broker_keeps_what_it_promised() {
         "group: offsets committed",
         "net: connection reset",
         "produce: sent again",
+        "client died in mid-request",
+        "DeleteRecords: acknowledged",
+        "batch gone: retention.bytes",
+        "batch gone: retention.ms",
     ] {
         assert!(report.tally.count(met) > 0, "never met: {met}");
     }
@@ -45,6 +49,17 @@ fn r52_an_entry_of_a_killed_process_is_flushed_before_it_is_believed() {
             None,
             "seed {seed}"
         );
+    }
+}
+
+/// Retention on one shard while the first one still opened its logs was told that its directory is
+/// offline, and the log failed: it took no records until the next start.
+#[test]
+fn r05_retention_that_begins_while_the_broker_still_starts_fails_no_log() {
+    for seed in [45, 62, 171, 196, 204] {
+        let outcome = many::one(seed, STEPS, None, None);
+        assert_eq!(outcome.broken, None, "seed {seed}");
+        assert!(outcome.tally.count("log: segments removed") > 0);
     }
 }
 

@@ -211,24 +211,22 @@ impl LogDirs {
         outcome
     }
 
-    /// Raises a partition's recovery point and log start, durably, in the directory that it is in.
+    /// Raises a partition's recovery point and log start, durably, in the directory `at` which it is.
+    /// (The owner of a log knows where it is before this shard's image names the partition, which may
+    /// be long after when there is much to recover; the image knows it of one that is being deleted.)
     pub async fn raise_log_start(
         &self,
         shard: &Rc<Shard>,
+        at: Option<usize>,
         name: PartitionName,
         log_start: i64,
         recovery_point: i64,
     ) -> io::Result<()> {
-        let id = {
-            let image = shard.image();
-            let topic = image.topic(&name.0);
-            let partition = topic.and_then(|topic| topic.partition(name.1));
-            partition.and_then(|known| known.directory(shard.start_config.node_id))
-        };
-        let mut found = self.of_logs().filter(|(_, dir)| dir.id.is_some());
-        let found = found.find(|(_, dir)| dir.id == id);
-        let Some((at, open)) = found.and_then(|(at, dir)| Some((at, Rc::clone(dir.online()?))))
-        else {
+        let found = at.or_else(|| self.place_of(shard, &name)).and_then(|at| {
+            let open = self.dirs.get(at)?.online()?;
+            Some((at, Rc::clone(open)))
+        });
+        let Some((at, open)) = found else {
             return Err(io::Error::other("the partition's log directory is offline"));
         };
         let raised = open.raise_log_start(&name.0, name.1, log_start, recovery_point);
@@ -238,6 +236,15 @@ impl LogDirs {
             }
             error.into_io()
         })
+    }
+
+    /// Where the metadata of this shard has a partition.
+    fn place_of(&self, shard: &Shard, name: &PartitionName) -> Option<usize> {
+        let image = shard.image();
+        let known = image.topic(&name.0)?.partition(name.1)?;
+        let id = known.directory(shard.start_config.node_id)?;
+        let (at, _) = self.of_logs().find(|(_, dir)| dir.id == Some(id))?;
+        Some(at)
     }
 
     /// Of each directory what grows with every lowered or forgotten checkpoint, see

@@ -258,6 +258,9 @@ pub enum Operation {
     LowerCheckpoint(String, i32, i64),
     /// Raise a partition's log start and recovery point in the checkpoints, durably (shard 0).
     RaiseLogStart {
+        /// The partition's log directory, by its place in the start's list; `None` when it is being
+        /// deleted.
+        dir: Option<usize>,
         /// Topic name.
         topic: String,
         /// Partition index.

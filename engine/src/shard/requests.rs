@@ -149,6 +149,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             });
         }
         Operation::RaiseLogStart {
+            dir,
             topic,
             partition,
             log_start,
@@ -159,7 +160,8 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
                 let name = (topic, partition);
                 Response::Raised(match dirs {
                     Some(dirs) => {
-                        let raised = dirs.raise_log_start(&shard, name, log_start, recovery_point);
+                        let raised =
+                            dirs.raise_log_start(&shard, dir, name, log_start, recovery_point);
                         raised.await
                     }
                     None => Err(std::io::Error::other(

@@ -10,7 +10,8 @@ use corelog_runtime::ShardId;
 use corelog_storage::shard::CheckpointSink;
 
 use super::Shard;
-use super::message::{Operation, Request, Response};
+use super::message::{Operation, PartitionKey, Request, Response};
+use super::partition::Partition;
 
 /// Changes a partition's checkpoints through shard 0.
 pub struct DirectorySink {
@@ -62,6 +63,7 @@ impl CheckpointSink for DirectorySink {
             let gone = || io::Error::other("the shard that writes checkpoints is gone");
             let shard = self.shard.upgrade().ok_or_else(gone)?;
             let request = Request::Operate(Operation::RaiseLogStart {
+                dir: dir_of(&shard, topic, partition),
                 topic: topic.to_owned(),
                 partition,
                 log_start,
@@ -73,4 +75,20 @@ impl CheckpointSink for DirectorySink {
             }
         })
     }
+}
+
+/// The log directory of a partition of this shard. While an image is taken its logs are served before
+/// it is in force: then all of them are looked through.
+fn dir_of(shard: &Shard, topic: &str, partition: i32) -> Option<usize> {
+    let known = shard.image().topic(topic).map(|topic| topic.id);
+    let by_id = known.and_then(|topic_id| {
+        let key = PartitionKey {
+            topic_id,
+            partition,
+        };
+        shard.partition(&key).ok()
+    });
+    let is_it = |own: &Rc<Partition>| own.topic == topic && own.key.partition == partition;
+    let found = by_id.or_else(|| shard.partitions().into_iter().find(is_it));
+    found.map(|own| own.dir)
 }
