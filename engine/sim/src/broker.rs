@@ -52,8 +52,9 @@ replica.high.watermark.checkpoint.interval.ms=200
 log.flush.offset.checkpoint.interval.ms=500
 log.initial.task.delay.ms={1}
 log.retention.check.interval.ms={1}
+max.incremental.fetch.session.cache.slots={3}
 ",
-        plan.shards, plan.retention_check_ms, plan.memory_bytes
+        plan.shards, plan.retention_check_ms, plan.memory_bytes, plan.session_slots
     );
     let parsed = BrokerConfig::parse("simulation", &text, &[]);
     parsed

@@ -126,6 +126,10 @@ pub struct Plan {
     pub producers: Vec<ProducerPlan>,
     /// Consumers without a group.
     pub readers: u64,
+    /// Consumers with a fetch session.
+    pub sessions: u64,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub session_slots: u64,
     /// Members of each group.
     pub groups: Vec<u64>,
     /// Of the processes of clients, each time one is started, one in so many will be killed; 0 = none.
@@ -278,6 +282,7 @@ fn narrow(plan: &mut Plan, chance: &mut Chance) {
     }];
     plan.disk = DiskTrouble::None;
     plan.readers = chance.below(2);
+    plan.sessions = 0;
     plan.groups.clear();
     plan.one_dies_in = 0;
     plan.incarnations = (0..8)
@@ -323,6 +328,8 @@ impl Plan {
                 .map(|_| producer(uniform_bytes, chance))
                 .collect(),
             readers: chance.between(1, 2),
+            sessions: chance.below(3),
+            session_slots: chance.pick(&[1_000, 1_000, 2, 0]),
             groups: (0..chance.below(3)).map(|_| chance.between(1, 3)).collect(),
             one_dies_in: chance.pick(&[0, 2, 4]),
             retention_check_ms: chance.pick(&[20, 100, 500]),

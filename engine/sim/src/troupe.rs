@@ -10,7 +10,7 @@ use corelog_runtime::sim::{CrashKind, ProcessId, Sim};
 use corelog_runtime::{BufferPool, ShardId};
 
 use crate::chance::Chance;
-use crate::clients::{member, producer, reader};
+use crate::clients::{member, producer, reader, session};
 use crate::plan::{Plan, ProducerPlan};
 use crate::stage::Stage;
 
@@ -23,6 +23,7 @@ const AWAY_NS_MAX: u64 = 400_000_000;
 enum Part {
     Producer(u64, ProducerPlan),
     Reader(u64),
+    Session(u64),
     /// Of a group, with a number.
     Member(u64, u64),
 }
@@ -32,6 +33,7 @@ impl Part {
         match self {
             Part::Producer(number, _) => format!("producer-{number}"),
             Part::Reader(number) => format!("reader-{number}"),
+            Part::Session(number) => format!("session-{number}"),
             Part::Member(group, number) => format!("member-{group}-{number}"),
         }
     }
@@ -40,6 +42,7 @@ impl Part {
         match self {
             Part::Producer(number, plan) => Box::pin(producer::run(stage, number, plan)),
             Part::Reader(number) => Box::pin(reader::run(stage, number)),
+            Part::Session(number) => Box::pin(session::run(stage, number)),
             Part::Member(group, number) => Box::pin(member::run(stage, group, number)),
         }
     }
@@ -47,7 +50,7 @@ impl Part {
     fn died(&self) -> &'static str {
         match self {
             Part::Producer(..) => "client died: producer",
-            Part::Reader(_) => "client died: reader",
+            Part::Reader(_) | Part::Session(_) => "client died: reader",
             Part::Member(..) => "client died: group member",
         }
     }
@@ -77,6 +80,7 @@ impl Troupe {
         let producers = (0..).zip(&plan.producers);
         parts.extend(producers.map(|(number, plan)| Part::Producer(number, *plan)));
         parts.extend((0..plan.readers).map(Part::Reader));
+        parts.extend((0..plan.sessions).map(Part::Session));
         for (group, members) in (0..).zip(&plan.groups) {
             parts.extend((0..*members).map(|number| Part::Member(group, number)));
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Actor;
 use super::requests::record_bytes;
+use crate::oracle::Extent;
 use crate::oracle::log::Key;
 use crate::stage::{Lost, Stage};
 
@@ -46,6 +47,30 @@ pub async fn take(
     before: &Before,
     answer: &FetchPartitionResponse<Bytes>,
 ) -> Result<Option<i64>, Lost> {
+    take_as(actor, client, (key, from), before, answer, Extent::Whole).await
+}
+
+/// The same for one of several partitions, of which all but the first may end inside a batch, or have
+/// nothing.
+pub async fn take_part(
+    actor: &Actor,
+    client: &Client,
+    key: Key,
+    from: i64,
+    before: &Before,
+    answer: &FetchPartitionResponse<Bytes>,
+) -> Result<Option<i64>, Lost> {
+    take_as(actor, client, (key, from), before, answer, Extent::Cut).await
+}
+
+async fn take_as(
+    actor: &Actor,
+    client: &Client,
+    (key, from): (Key, i64),
+    before: &Before,
+    answer: &FetchPartitionResponse<Bytes>,
+    extent: Extent,
+) -> Result<Option<i64>, Lost> {
     let stage = Rc::clone(&actor.stage);
     match answer.error_code {
         ErrorCode::None => {}
@@ -61,7 +86,7 @@ pub async fn take(
         oracle.tally.hit("fetch: records");
     }
     let place = (from, before.start);
-    let next = oracle.fetched(key, place, answer.high_watermark, &bytes);
+    let next = oracle.fetched(key, place, answer.high_watermark, (&bytes, extent));
     Ok(Some(next))
 }
 

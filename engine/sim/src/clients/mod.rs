@@ -7,6 +7,7 @@ pub mod member;
 pub mod producer;
 pub mod reader;
 pub mod requests;
+pub mod session;
 pub mod verifier;
 
 use std::rc::Rc;

@@ -16,6 +16,7 @@ use super::Actor;
 use super::fetching::{Before, Edge, offset_of};
 use super::requests::{PRODUCE, fetch, produce, produced, record_bytes, topics};
 use crate::invariants::durability::Fall;
+use crate::oracle::Extent;
 use crate::oracle::log::{Key, Sent};
 use crate::stage::{Lost, Stage};
 
@@ -116,7 +117,7 @@ async fn read_all(
             return Ok(None);
         }
         let bytes = record_bytes(&answer);
-        let reads = stage.oracle.borrow().parse(key, &bytes);
+        let reads = stage.oracle.borrow().parse(key, &bytes, Extent::Whole);
         let after = reads.map(|reads| reads.last().map(|read| read.next));
         match after {
             Ok(Some(after)) => next = after,

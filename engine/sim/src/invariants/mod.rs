@@ -12,6 +12,7 @@ pub mod memory;
 pub mod metadata;
 pub mod offsets;
 pub mod owners;
+pub mod sessions;
 
 /// A rule does not hold: which, and what was seen.
 pub type Broken = String;

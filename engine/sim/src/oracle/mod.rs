@@ -19,6 +19,15 @@ use crate::invariants::{Broken, content, duplicates, high_watermark, log_start, 
 use crate::plan::Retention;
 use crate::tally::Tally;
 
+/// How much of the batches an answer may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Whole ones, and one at least where there is any.
+    Whole,
+    /// The last one may be cut off, all of them may be missing.
+    Cut,
+}
+
 /// A topic as clients know it.
 #[derive(Debug, Default)]
 pub struct TopicModel {
@@ -215,7 +224,7 @@ impl Oracle {
     }
 
     /// Batches of one partition as bytes.
-    pub fn parse(&self, key: Key, bytes: &[u8]) -> Result<Vec<Read>, Broken> {
+    pub fn parse(&self, key: Key, bytes: &[u8], extent: Extent) -> Result<Vec<Read>, Broken> {
         let mut reads = Vec::new();
         let mut batches = BatchIter::new(bytes);
         for item in batches.by_ref() {
@@ -241,7 +250,7 @@ impl Oracle {
                 )),
             });
         }
-        if batches.position() != bytes.len() {
+        if batches.position() != bytes.len() && extent == Extent::Whole {
             return Err("content: an answer ends inside a batch".to_owned());
         }
         Ok(reads)
@@ -266,10 +275,10 @@ impl Oracle {
         key: Key,
         (from, floor): (i64, i64),
         high_watermark: i64,
-        bytes: &[u8],
+        (bytes, extent): (&[u8], Extent),
     ) -> i64 {
         self.note(log_start::below(from, floor));
-        match self.try_fetched(key, from, high_watermark, bytes) {
+        match self.try_fetched(key, from, high_watermark, (bytes, extent)) {
             Ok(next) => next,
             Err(broken) => {
                 self.note(Err(broken));
@@ -283,11 +292,11 @@ impl Oracle {
         key: Key,
         from: i64,
         high_watermark: i64,
-        bytes: &[u8],
+        (bytes, extent): (&[u8], Extent),
     ) -> Result<i64, Broken> {
-        let reads = self.parse(key, bytes)?;
+        let reads = self.parse(key, bytes, extent)?;
         let (Some(first), Some(last)) = (reads.first(), reads.last()) else {
-            if from < high_watermark {
+            if from < high_watermark && extent == Extent::Whole {
                 return Err(format!(
                     "offsets: nothing at {from}, though the high watermark is {high_watermark}"
                 ));
@@ -337,7 +346,7 @@ impl Oracle {
         (start, end): (i64, i64),
         fall: &Fall,
     ) -> Result<(), Broken> {
-        let reads = self.parse(key, bytes)?;
+        let reads = self.parse(key, bytes, Extent::Whole)?;
         offsets::dense(&reads)?;
         offsets::in_order(&reads)?;
         let (first, last) = (reads.first(), reads.last());
