@@ -32,6 +32,15 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Free buffers a shard keeps.
 const POOL_BYTES: usize = 4 << 20;
 
+/// The log directories of a plan; the first has the metadata too.
+pub fn log_dirs(plan: &Plan) -> Vec<String> {
+    let dir = |number: usize| match number {
+        0 => "/data".to_owned(),
+        number => format!("/data-{number}"),
+    };
+    (0..plan.log_dirs).map(dir).collect()
+}
+
 /// The configuration of every broker of a plan.
 pub fn config(plan: &Plan) -> Result<Arc<BrokerConfig>, String> {
     let text = format!(
@@ -39,7 +48,7 @@ pub fn config(plan: &Plan) -> Result<Arc<BrokerConfig>, String> {
 process.roles=broker,controller
 listeners=PLAINTEXT://10.0.0.1:9092
 advertised.listeners=PLAINTEXT://10.0.0.1:9092
-log.dirs=/data
+log.dirs={4}
 corelog.shards={0}
 corelog.memory.bytes={2}
 offsets.topic.num.partitions=2
@@ -54,7 +63,11 @@ log.initial.task.delay.ms={1}
 log.retention.check.interval.ms={1}
 max.incremental.fetch.session.cache.slots={3}
 ",
-        plan.shards, plan.retention_check_ms, plan.memory_bytes, plan.session_slots
+        plan.shards,
+        plan.retention_check_ms,
+        plan.memory_bytes,
+        plan.session_slots,
+        log_dirs(plan).join(",")
     );
     let parsed = BrokerConfig::parse("simulation", &text, &[]);
     parsed
@@ -172,6 +185,13 @@ impl Process {
             (held, shard.partitions().len() as u64)
         };
         alive.map(of).collect()
+    }
+
+    /// A log failed, and with it its directory.
+    pub fn some_log_failed(&self) -> bool {
+        let made = self.made.borrow();
+        let mut storages = made.iter().map(|(_, storage)| storage);
+        storages.any(|storage| storage.counters().failures > 0)
     }
 
     /// Tasks that panicked.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corelog_runtime::sim::{CrashKind, ProcessId};
 
-use crate::broker::Process;
+use crate::broker::{self, Process};
 use crate::chance::Chance;
 use crate::clients::{admin, verifier};
 use crate::history::{SLOW_NS, disk_faults, net_faults};
@@ -67,6 +67,12 @@ impl Theatre {
             }
         }
         false
+    }
+
+    /// A log of the living process failed, and with it its directory.
+    fn some_log_failed(&self) -> bool {
+        let process = self.process.borrow();
+        process.as_ref().is_some_and(Process::some_log_failed)
     }
 
     /// It said so, and is not dead yet.
@@ -178,7 +184,7 @@ impl Director {
                 Ok(true) => {
                     self.stage.set_open(true);
                     let fall = self.fall;
-                    if verifier::settle(&self.stage, &fall).await {
+                    if verifier::settle(&self.stage, &fall, || self.ails()).await {
                         self.stage.world.set_crash_at(None);
                         self.stage.tally(|tally| {
                             tally.add("starts after a clean stop", u64::from(fall.clean));
@@ -321,8 +327,28 @@ impl Director {
         }
     }
 
+    /// Counts what several log directories came to.
+    fn count_dirs(&self) {
+        let dirs = broker::log_dirs(&self.stage.plan);
+        if dirs.len() < 2 {
+            return;
+        }
+        let paths = self.stage.world.paths();
+        let has_topics = |dir: &&String| {
+            let prefix = format!("{dir}/t");
+            paths.iter().any(|path| path.starts_with(&prefix))
+        };
+        if dirs.iter().filter(has_topics).count() > 1 {
+            self.stage.hit("log.dirs: partitions in several");
+        }
+        if self.theatre.alive.get() && self.theatre.some_log_failed() {
+            self.stage.hit("log.dirs: one failed, the others serve");
+        }
+    }
+
     /// Ends a process as planned.
     async fn end(&mut self, incarnation: &Incarnation) {
+        self.count_dirs();
         if self.theatre.halted.get() {
             self.halted().await;
             self.stage.world.set_capacity(LARGE);

@@ -1,5 +1,6 @@
 //! What a seed is: the broker, its topics, its clients, and how each of its processes ends.
 
+use corelog_record::codec::Codec;
 use corelog_runtime::sim::{CrashKind, CrashMoment, Device};
 use corelog_storage::flush_policy::FlushPolicy;
 
@@ -80,6 +81,25 @@ pub struct TopicPlan {
     pub shrinks: bool,
     /// What of it may go at first.
     pub retention: Retention,
+    /// `compression.type` at first: `None` = the producer's codec.
+    pub codec: Option<Codec>,
+    /// That may be changed.
+    pub recompresses: bool,
+}
+
+/// All codecs.
+pub const CODECS: [Codec; 5] = [
+    Codec::None,
+    Codec::Gzip,
+    Codec::Snappy,
+    Codec::Lz4,
+    Codec::Zstd,
+];
+
+/// A `compression.type` by chance.
+pub fn compression(chance: &mut Chance) -> Option<Codec> {
+    let codec = chance.pick(&CODECS);
+    (!chance.one_in(4)).then_some(codec)
 }
 
 /// `retention.bytes` and `retention.ms`, each where there is a limit.
@@ -120,6 +140,8 @@ pub struct Plan {
     pub steps: u64,
     /// Shards of the broker.
     pub shards: usize,
+    /// Its log directories.
+    pub log_dirs: usize,
     /// Topics; the first lives as long as the history.
     pub topics: Vec<TopicPlan>,
     /// Producers.
@@ -192,7 +214,7 @@ pub fn retention(chance: &mut Chance) -> Retention {
 fn topics(chance: &mut Chance) -> Vec<TopicPlan> {
     let count = chance.between(1, 3);
     let topic = |number: u64, chance: &mut Chance| {
-        let shrinks = chance.one_in(2);
+        let (shrinks, recompresses) = (chance.one_in(2), chance.one_in(4));
         TopicPlan {
             name: format!("t{number}"),
             partitions: chance.between(1, 3) as i32,
@@ -204,6 +226,11 @@ fn topics(chance: &mut Chance) -> Vec<TopicPlan> {
                 true => retention(chance),
                 false => Retention::default(),
             },
+            codec: match recompresses {
+                true => compression(chance),
+                false => None,
+            },
+            recompresses,
         }
     };
     (0..count).map(|number| topic(number, chance)).collect()
@@ -270,6 +297,7 @@ fn narrow(plan: &mut Plan, chance: &mut Chance) {
     plan.topics[0].segment_bytes = 1 << 20;
     plan.topics[0].shrinks = false;
     plan.topics[0].retention = Retention::default();
+    (plan.topics[0].codec, plan.topics[0].recompresses) = (None, false);
     plan.producers = vec![ProducerPlan {
         idempotent: false,
         acks: 1,
@@ -323,6 +351,7 @@ impl Plan {
             seed,
             steps,
             shards: chance.pick(&[1, 1, 2, 2, 3, 4]),
+            log_dirs: chance.pick(&[1, 1, 2, 3]),
             topics: topics(chance),
             producers: (0..chance.between(2, 4))
                 .map(|_| producer(uniform_bytes, chance))

@@ -20,12 +20,13 @@ use corelog_net::cold::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequestData,
 };
 use corelog_net::error_code::ErrorCode;
-use corelog_storage::flush_policy::FlushPolicy;
+use corelog_record::codec::Codec;
 
 use super::Actor;
 use super::requests::{code, text, topics, uuid};
+use crate::oracle::Made;
 use crate::oracle::log::TopicId;
-use crate::plan::{Beside, Retention, TopicPlan, policy, retention};
+use crate::plan::{Beside, TopicPlan, compression, policy, retention};
 use crate::stage::{Lost, Stage};
 
 /// Resource type of topics in config requests.
@@ -36,7 +37,7 @@ const PARTITIONS_MAX: i32 = 4;
 struct Admin {
     actor: Actor,
     /// What topics being made may have, by name: the answer may be lost.
-    making: Vec<(String, FlushPolicy, Retention)>,
+    making: Vec<(String, Made)>,
 }
 
 /// Makes the topics of the plan, then changes things now and then, to the end of the history.
@@ -63,6 +64,15 @@ fn config(name: &str, value: &str) -> CreatableTopicConfig {
         .with_value(Some(text(value)))
 }
 
+/// A value of `compression.type`.
+fn codec_name(codec: Option<Codec>) -> &'static str {
+    match codec {
+        None => "producer",
+        Some(Codec::None) => "uncompressed",
+        Some(codec) => codec.name(),
+    }
+}
+
 impl Admin {
     async fn act(&mut self) -> Result<(), Lost> {
         let client = self.actor.client().await?;
@@ -87,6 +97,7 @@ impl Admin {
             1 => self.add_partition(&client, id).await,
             2..6 => self.change_policy(&client, id).await,
             6 => self.change_segments(&client, id).await,
+            11 if plan.recompresses => self.change_compression(&client, id).await,
             7..10 if plan.shrinks => self.delete_records(&client, id).await,
             10 if plan.shrinks => self.some_retention(&client, id).await,
             _ => Ok(()),
@@ -140,30 +151,46 @@ impl Admin {
         now_ns: u64,
     ) {
         let is_new = !oracle.topics.contains_key(&id);
-        let mut made = self.making.iter().filter(|(made, ..)| made == name);
-        let first = made.next().map(|(_, policy, rules)| (*policy, *rules));
-        oracle.topic_exists(id, name, partitions, first.unwrap_or_default(), now_ns);
+        let mut made = self.making.iter().filter(|(made, _)| made == name);
+        let first = made.next().map(|(_, made)| *made).unwrap_or_default();
+        oracle.topic_exists(id, name, partitions, &first, now_ns);
         if is_new {
-            made.for_each(|(_, policy, rules)| {
-                oracle.policy_sent(&id, *policy, now_ns);
-                oracle.retention_sent(&id, *rules, now_ns);
+            made.for_each(|(_, made)| {
+                oracle.policy_sent(&id, made.policy, now_ns);
+                oracle.retention_sent(&id, made.rules, now_ns);
+                oracle.codec_sent(&id, made.codec);
             });
+        }
+    }
+
+    /// As planned at first, by chance later.
+    fn made_with(&mut self, plan: &TopicPlan) -> Made {
+        if !self.making.iter().any(|(name, _)| *name == plan.name) {
+            return Made {
+                policy: plan.policy,
+                rules: plan.retention,
+                codec: plan.codec,
+            };
+        }
+        let chance = &mut self.actor.chance;
+        Made {
+            policy: policy(chance),
+            rules: match plan.shrinks {
+                true => retention(chance),
+                false => plan.retention,
+            },
+            codec: match plan.recompresses {
+                true => compression(chance),
+                false => plan.codec,
+            },
         }
     }
 
     async fn create(&mut self, client: &Client, plan: &TopicPlan) -> Result<(), Lost> {
         let stage = Rc::clone(&self.actor.stage);
-        let is_first = !self.making.iter().any(|(name, ..)| *name == plan.name);
-        let flush = if is_first {
-            plan.policy
-        } else {
-            policy(&mut self.actor.chance)
-        };
-        let rules = match plan.shrinks {
-            true if !is_first => retention(&mut self.actor.chance),
-            _ => plan.retention,
-        };
-        self.making.push((plan.name.clone(), flush, rules));
+        let terms = self.made_with(plan);
+        let (flush, rules) = (terms.policy, terms.rules);
+        self.making.push((plan.name.clone(), terms));
         let mut configs = vec![config(
             "internal.segment.bytes",
             &plan.segment_bytes.to_string(),
@@ -173,6 +200,9 @@ impl Admin {
         }
         if let Some(ms) = flush.ms {
             configs.push(config("flush.ms", &ms.to_string()));
+        }
+        if plan.recompresses {
+            configs.push(config("compression.type", codec_name(terms.codec)));
         }
         if plan.shrinks {
             for (name, value) in shrink::values(&rules) {
@@ -189,10 +219,7 @@ impl Admin {
         let request = CreateTopicsRequestData::default()
             .with_timeout_ms(30_000)
             .with_topics(vec![topic]);
-        stage.say(format!(
-            "admin makes {} with {flush:?}, {rules:?}",
-            plan.name
-        ));
+        stage.say(format!("admin makes {} with {terms:?}", plan.name));
         let calling = client.call(&request);
         let answer = stage
             .answer(&self.actor.name, "CreateTopics", calling)
@@ -204,8 +231,8 @@ impl Admin {
                     let mut oracle = stage.oracle.borrow_mut();
                     oracle.tally.hit("topic created");
                     // Earlier makings of this name that were never answered came to nothing.
-                    self.making.retain(|(name, ..)| *name != plan.name);
-                    self.making.push((plan.name.clone(), flush, rules));
+                    self.making.retain(|(name, _)| *name != plan.name);
+                    self.making.push((plan.name.clone(), terms));
                     self.exists(&mut oracle, id, &plan.name, plan.partitions, now_ns);
                 }
                 ErrorCode::TopicAlreadyExists => {}
@@ -329,6 +356,20 @@ impl Admin {
         if self.alter(client, &name, &changes).await? {
             stage.oracle.borrow_mut().policy_acked(&id, stage.now_ns());
             stage.hit("config changed while running");
+        }
+        Ok(())
+    }
+
+    async fn change_compression(&mut self, client: &Client, id: TopicId) -> Result<(), Lost> {
+        let stage = Rc::clone(&self.actor.stage);
+        let Some((name, _)) = self.name_and_partitions(&id) else {
+            return Ok(());
+        };
+        let codec = compression(&mut self.actor.chance);
+        stage.oracle.borrow_mut().codec_sent(&id, codec);
+        let changes = [("compression.type", Some(codec_name(codec).to_owned()))];
+        if self.alter(client, &name, &changes).await? {
+            stage.hit("compression.type changed while running");
         }
         Ok(())
     }

@@ -12,13 +12,15 @@ use corelog_record::codec::Codec;
 
 use super::Actor;
 use super::requests::{PRODUCE, produce, produced};
-use crate::invariants::{duplicates, offsets};
+use crate::invariants::{content, duplicates, offsets};
 use crate::oracle::log::{Key, Sent};
-use crate::plan::ProducerPlan;
+use crate::plan::{CODECS, ProducerPlan};
 use crate::stage::{Lost, Stage};
 
 /// What a batch of one record with a key of 16 bytes takes beside a value of 100 to 8,000 bytes.
 const UNIFORM_OVERHEAD_BYTES: u64 = 86;
+/// Header of a batch, and what a codec adds to records that it cannot make smaller.
+const CODEC_OVERHEAD_BYTES: u64 = 256;
 /// Rounds after which an unanswered batch is given up.
 const ROUNDS_MAX: u32 = 40;
 
@@ -67,6 +69,16 @@ struct Producer {
     open: VecDeque<Open>,
     key: Option<Key>,
     rounds: u32,
+}
+
+/// What is known of the batch before one that is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Taken,
+    /// It may be in the log or not.
+    Unknown,
+    /// It is in no log.
+    Refused,
 }
 
 /// What came of a round.
@@ -189,7 +201,7 @@ impl Producer {
                 key,
                 bytes: bytes.clone(),
                 count: count as i64,
-                bytes_max: bytes.len() as u64,
+                bytes_max: stored_bytes_max(&stage, &key, &bytes),
                 timestamp_ms,
                 idempotent: self.plan.idempotent,
                 sent_ns: stage.now_ns(),
@@ -216,10 +228,9 @@ impl Producer {
             (None, 5..=12) => 200 + chance.below(500),
             (None, _) => chance.below(100),
         };
-        let codec = if uniform.is_none() && chance.one_in(12) {
-            Codec::Lz4
-        } else {
-            Codec::None
+        let codec = match uniform.is_none() && chance.one_in(8) {
+            true => chance.pick(&CODECS),
+            false => Codec::None,
         };
         let skew_ms = self.plan.clock_skew_ms as i64;
         let skew_ms = chance.below(2 * skew_ms as u64 + 1) as i64 - skew_ms;
@@ -268,24 +279,28 @@ impl Producer {
         }
         let mut outcome = Outcome::Fine;
         let mut bases = Vec::new();
-        let (mut all_before, mut one_before) = (true, true);
+        let (mut all_before, mut one_before) = (true, Before::Taken);
         for (batch, sending) in pending {
             let response = stage.answer(&self.actor.name, "Produce", sending).await?;
             let Some(answer) = produced(response) else {
                 outcome = Outcome::Again;
-                (all_before, one_before) = (false, false);
+                (all_before, one_before) = (false, Before::Unknown);
                 continue;
             };
             match answer.error_code {
                 ErrorCode::None => {
-                    self.note_gap(!one_before);
-                    one_before = true;
+                    self.note_gap(one_before);
+                    one_before = Before::Taken;
                     self.acked(batch, answer.base_offset);
                     bases.push(answer.base_offset);
                 }
                 error => {
                     let judged = self.refused(batch, error, all_before);
-                    (all_before, one_before) = (false, false);
+                    all_before = false;
+                    one_before = match error.retriable() {
+                        true => Before::Unknown,
+                        false => Before::Refused,
+                    };
                     if !matches!(outcome, Outcome::Reset) {
                         outcome = judged;
                     }
@@ -299,13 +314,15 @@ impl Producer {
         Ok(outcome)
     }
 
-    /// A batch is in the log; `gap`: the one sent before it is not.
-    fn note_gap(&mut self, gap: bool) {
+    /// A batch is in the log; what is known of the one sent before it.
+    fn note_gap(&mut self, before: Before) {
         let Some(identity) = &mut self.identity else {
             return;
         };
-        identity.has_gap |= gap && !identity.is_known;
-        if gap && identity.is_known && !identity.has_gap {
+        identity.has_gap |= before != Before::Taken && !identity.is_known;
+        // One with a passing error may be there all the same: when its wait for the disk, or the look
+        // for its first copy, ended with its log directory. It is sent again, and then it shows.
+        if before == Before::Refused && identity.is_known && !identity.has_gap {
             let forgotten = identity.is_forgotten(&self.actor.stage);
             let mut oracle = self.actor.stage.oracle.borrow_mut();
             oracle.note(duplicates::gap(self.number, forgotten));
@@ -402,4 +419,22 @@ impl Producer {
         self.key = None;
         self.rounds = 0;
     }
+}
+
+/// What a batch takes in a log at most: where the topic has a codec of its own, what its records take
+/// with one that only adds to them.
+fn stored_bytes_max(stage: &Stage, key: &Key, bytes: &Bytes) -> u64 {
+    let sent = bytes.len() as u64;
+    let name = stage
+        .oracle
+        .borrow()
+        .topics
+        .get(&key.0)
+        .map(|topic| topic.name.clone());
+    let mut plans = stage.plan.topics.iter();
+    if !plans.any(|plan| plan.recompresses && Some(&plan.name) == name.as_ref()) {
+        return sent;
+    }
+    let records = content::records(bytes).map_or(0, |records| records.len() as u64);
+    sent.max(records + CODEC_OVERHEAD_BYTES)
 }

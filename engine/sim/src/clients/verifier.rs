@@ -23,11 +23,20 @@ use crate::stage::{Lost, Stage};
 /// Pause after an answer that may be better later.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Reads all there is; false when the broker went down meanwhile.
-pub async fn settle(stage: &Rc<Stage>, fall: &Fall) -> bool {
+/// How long partitions may answer with errors when a log directory failed since the start: it is
+/// offline until the next one.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// Reads all there is; false when the broker went down meanwhile, or when, after an I/O error
+/// (`ails` tells), some of it does not serve.
+pub async fn settle(stage: &Rc<Stage>, fall: &Fall, ails: impl Fn() -> bool) -> bool {
     let mut actor = Actor::new(stage, "verifier".to_owned(), 91);
     let mut done: BTreeMap<Key, ()> = BTreeMap::new();
+    let began_ns = stage.now_ns();
     loop {
+        if stage.now_ns() - began_ns > PATIENCE_NS && ails() {
+            return false;
+        }
         match try_settle(&mut actor, fall, &mut done).await {
             Ok(true) => {
                 for group in (0..).take(stage.plan.groups.len()) {
@@ -117,7 +126,7 @@ async fn read_all(
             return Ok(None);
         }
         let bytes = record_bytes(&answer);
-        let reads = stage.oracle.borrow().parse(key, &bytes, Extent::Whole);
+        let reads = stage.oracle.borrow_mut().parse(key, &bytes, Extent::Whole);
         let after = reads.map(|reads| reads.last().map(|read| read.next));
         match after {
             Ok(Some(after)) => next = after,

@@ -6,7 +6,9 @@ pub mod log;
 
 use std::collections::BTreeMap;
 
-use corelog_record::batch::{BatchIter, BatchView};
+use bytes::Bytes;
+use corelog_record::batch::{BatchHeader, BatchIter, BatchView};
+use corelog_record::codec::Codec;
 use corelog_storage::flush_policy::FlushPolicy;
 
 pub use self::begin::UNDER_WAY_NS;
@@ -18,6 +20,17 @@ use crate::invariants::owners::Owners;
 use crate::invariants::{Broken, content, duplicates, high_watermark, log_start, offsets};
 use crate::plan::Retention;
 use crate::tally::Tally;
+
+/// What a topic is made with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Made {
+    /// Flush policy.
+    pub policy: FlushPolicy,
+    /// Retention.
+    pub rules: Retention,
+    /// `compression.type`; `None` = the producer's codec.
+    pub codec: Option<Codec>,
+}
 
 /// How much of the batches an answer may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +52,8 @@ pub struct TopicModel {
     pub policies: Vec<PolicySpan>,
     /// What of it might go, over time.
     pub retention: Vec<Retained>,
+    /// Every `compression.type` it may have had; `None` = the producer's codec.
+    pub codecs: Vec<Option<Codec>>,
 }
 
 /// The model of everything.
@@ -48,8 +63,10 @@ pub struct Oracle {
     pub topics: BTreeMap<TopicId, TopicModel>,
     partitions: BTreeMap<Key, PartitionModel>,
     sent: BTreeMap<u64, Sent>,
-    /// Batches by checksum.
-    by_crc: BTreeMap<u32, Vec<u64>>,
+    /// Batches by checksum, with the bytes they are read as.
+    by_crc: BTreeMap<u32, Vec<(u64, Bytes)>>,
+    /// Batches by the key of their first record.
+    by_key: BTreeMap<Vec<u8>, u64>,
     next_batch: u64,
     /// Owners of group partitions.
     pub owners: Owners,
@@ -83,25 +100,33 @@ impl Oracle {
         id: TopicId,
         name: &str,
         partitions: i32,
-        (policy, rules): (FlushPolicy, Retention),
+        made: &Made,
         now_ns: u64,
     ) {
         let topic = self.topics.entry(id).or_insert_with(|| TopicModel {
             name: name.to_owned(),
             known: Known::default(),
+            codecs: vec![made.codec],
             policies: vec![PolicySpan {
-                policy,
+                policy: made.policy,
                 from_ns: now_ns,
                 to_ns: None,
             }],
             retention: vec![Retained {
-                rules,
+                rules: made.rules,
                 from_ns: now_ns,
                 to_ns: None,
             }],
         });
         topic.known.exists = true;
         topic.known.partitions = topic.known.partitions.max(partitions);
+    }
+
+    /// A topic may have another `compression.type` from now on.
+    pub fn codec_sent(&mut self, id: &TopicId, codec: Option<Codec>) {
+        if let Some(topic) = self.topics.get_mut(id) {
+            topic.codecs.push(codec);
+        }
     }
 
     /// Its deletion is asked for, or (`done`) acknowledged.
@@ -156,7 +181,11 @@ impl Oracle {
     pub fn made(&mut self, sent: Sent) -> u64 {
         self.next_batch += 1;
         let crc = BatchView::parse(&sent.bytes).map_or(0, |view| view.header.crc);
-        self.by_crc.entry(crc).or_default().push(self.next_batch);
+        let form = (self.next_batch, sent.bytes.clone());
+        self.by_crc.entry(crc).or_default().push(form);
+        if let Ok(Some(key)) = content::first_key(&sent.bytes) {
+            self.by_key.insert(key, self.next_batch);
+        }
         self.sent.insert(self.next_batch, sent);
         self.next_batch
     }
@@ -224,21 +253,13 @@ impl Oracle {
     }
 
     /// Batches of one partition as bytes.
-    pub fn parse(&self, key: Key, bytes: &[u8], extent: Extent) -> Result<Vec<Read>, Broken> {
+    pub fn parse(&mut self, key: Key, bytes: &[u8], extent: Extent) -> Result<Vec<Read>, Broken> {
         let mut reads = Vec::new();
         let mut batches = BatchIter::new(bytes);
         for item in batches.by_ref() {
             let (_, header, bytes) =
                 item.map_err(|error| format!("content: a batch that is none: {error}"))?;
-            let known = self.by_crc.get(&header.crc).map_or(&[][..], Vec::as_slice);
-            let mut of_key = known.iter().filter(|id| self.sent[id].key == key);
-            let Some(&batch) = of_key.next() else {
-                return Err(format!(
-                    "content: nobody sent the batch at {} to partition {}",
-                    header.base_offset, key.1
-                ));
-            };
-            content::check(&self.sent[&batch].bytes, bytes, &header)?;
+            let batch = self.known(key, bytes, &header)?;
             reads.push(Read {
                 batch,
                 base: header.base_offset,
@@ -254,6 +275,41 @@ impl Oracle {
             return Err("content: an answer ends inside a batch".to_owned());
         }
         Ok(reads)
+    }
+
+    /// Which batch these bytes are.
+    fn known(&mut self, key: Key, bytes: &[u8], header: &BatchHeader) -> Result<u64, Broken> {
+        let of_key = |batch: &u64| self.sent.get(batch).is_some_and(|sent| sent.key == key);
+        let forms = self.by_crc.get(&header.crc).map_or(&[][..], Vec::as_slice);
+        if let Some((batch, form)) = forms.iter().find(|(batch, _)| of_key(batch)) {
+            content::check(form, bytes, header)?;
+            return self.check_codec(*batch, key, bytes).map(|()| *batch);
+        }
+        let first = content::first_key(bytes)?;
+        let batch = first.and_then(|first| self.by_key.get(&first).copied());
+        let Some(batch) = batch.filter(of_key) else {
+            return Err(format!(
+                "content: nobody sent the batch at {} to partition {}",
+                header.base_offset, key.1
+            ));
+        };
+        if let Some(sent) = self.sent.get(&batch) {
+            content::same_records(&sent.bytes, bytes)?;
+        }
+        self.check_codec(batch, key, bytes)?;
+        self.tally.hit("batch stored with the topic's codec");
+        // From now on it is read like this, byte for byte.
+        let form = (batch, Bytes::copy_from_slice(bytes));
+        self.by_crc.entry(header.crc).or_default().push(form);
+        Ok(batch)
+    }
+
+    fn check_codec(&self, batch: u64, key: Key, bytes: &[u8]) -> Result<(), Broken> {
+        let (Some(sent), Some(topic)) = (self.sent.get(&batch), self.topics.get(&key.0)) else {
+            return Ok(());
+        };
+        let codecs = (content::codec_of(&sent.bytes)?, content::codec_of(bytes)?);
+        content::codec(codecs.0, codecs.1, &topic.codecs)
     }
 
     /// The high watermark to which a request made now must not go back.
