@@ -423,7 +423,7 @@ impl Producer {
 
 /// What a batch takes in a log at most: where the topic has a codec of its own, what its records take
 /// with one that only adds to them.
-fn stored_bytes_max(stage: &Stage, key: &Key, bytes: &Bytes) -> u64 {
+pub fn stored_bytes_max(stage: &Stage, key: &Key, bytes: &Bytes) -> u64 {
     let sent = bytes.len() as u64;
     let name = stage
         .oracle

@@ -120,9 +120,12 @@ impl SessionReader {
         Ok(())
     }
 
+    /// One that the broker was not told is forgotten yet is still in the session, with what it told.
     fn want(&mut self, key: Key) {
+        if self.forgotten.contains(&key) {
+            return;
+        }
         let start = self.actor.stage.oracle.borrow().log_start(&key);
-        self.forgotten.remove(&key);
         self.parts.entry(key).or_insert(Part {
             next: start,
             sent: None,

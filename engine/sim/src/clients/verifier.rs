@@ -14,6 +14,7 @@ use corelog_record::codec::Codec;
 
 use super::Actor;
 use super::fetching::{Before, Edge, offset_of};
+use super::producer::stored_bytes_max;
 use super::requests::{PRODUCE, fetch, produce, produced, record_bytes, topics};
 use crate::invariants::durability::Fall;
 use crate::oracle::Extent;
@@ -175,13 +176,14 @@ async fn probe(actor: &mut Actor, client: &Client, key: Key) -> Result<Result<()
     let unique = actor.chance.draw().to_be_bytes();
     builder.append(now_ms, Some(&unique), Some(b"probe"), &[]);
     let bytes = Bytes::from(builder.build());
+    let bytes_max = stored_bytes_max(&stage, &key, &bytes);
     let batch = {
         let mut oracle = stage.oracle.borrow_mut();
         let batch = oracle.made(Sent {
             key,
             bytes: bytes.clone(),
             count: 1,
-            bytes_max: bytes.len() as u64,
+            bytes_max,
             timestamp_ms: now_ms,
             idempotent: false,
             sent_ns: stage.now_ns(),

@@ -179,10 +179,13 @@ impl Oracle {
 
     fn allowed(&self, key: &Key, (since_ns, now_ns): (u64, u64)) -> Allowed {
         let begin = self.partitions.get(key).map(|p| &p.begin);
-        let deleted = begin.map_or(0, |begin| match begin.unknown {
-            0 => begin.deleted,
-            _ => i64::MAX,
-        });
+        let deleted = match begin {
+            // Nobody heard that the topic was made, nor with what.
+            _ if !self.topics.contains_key(&key.0) => i64::MAX,
+            Some(begin) if begin.unknown > 0 => i64::MAX,
+            Some(begin) => begin.deleted,
+            None => 0,
+        };
         let spans = self.topics.get(&key.0).map_or(&[][..], |t| &t.retention);
         let held = |span: &&Retained| {
             let until = |to_ns: u64| to_ns.saturating_add(self.under_way_ns);
