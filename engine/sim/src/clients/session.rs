@@ -383,19 +383,25 @@ impl SessionReader {
                 starved_max: most,
             });
             stage.oracle.borrow_mut().note(judged);
-            if let Some(part) = self.parts.get_mut(key) {
-                part.starved = starved;
-            }
             if answer.is_none() {
                 stage.hit("fetch session: partition without news left out");
             }
-            let Some(answer) = answer else { continue };
-            let told = (answer.high_watermark, answer.log_start_offset);
-            let is_good = answer.error_code == ErrorCode::None;
-            let next = take_part(&self.actor, client, *key, was.next, before, answer).await?;
+            // Before anything is awaited: the broker knows that it told all of this.
             if let Some(part) = self.parts.get_mut(key) {
-                part.told = is_good.then_some(told);
-                part.next = next.unwrap_or(part.next);
+                part.starved = starved;
+                if let Some(answer) = answer {
+                    let told = (answer.high_watermark, answer.log_start_offset);
+                    part.told = (answer.error_code == ErrorCode::None).then_some(told);
+                }
+            }
+        }
+        for (key, (was, before)) in &asked.before {
+            let Some(answer) = present.get(key) else {
+                continue;
+            };
+            let next = take_part(&self.actor, client, *key, was.next, before, answer).await?;
+            if let (Some(part), Some(next)) = (self.parts.get_mut(key), next) {
+                part.next = next;
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ const HIGH_WATERMARK: i64 = -1;
 /// Records that no history has.
 const FAR: i64 = 1_000_000;
 
-/// Values of `retention.bytes`, `retention.ms` and `file.delete.delay.ms`.
+/// Values of `retention.bytes` and `retention.ms`.
 pub fn values(rules: &Retention) -> [(&'static str, Option<String>); 2] {
     [
         ("retention.bytes", rules.bytes.map(|n| n.to_string())),
@@ -34,7 +34,7 @@ pub fn values(rules: &Retention) -> [(&'static str, Option<String>); 2] {
 }
 
 impl Admin {
-    /// Begins with what the director wants under way; false when no topic is for that.
+    /// Begins with what the director wants under way, if there is a topic for it.
     pub(super) async fn grant(&mut self, client: &Client, wish: Beside) -> Result<(), Lost> {
         let stage = Rc::clone(&self.actor.stage);
         let shrinking = {
