@@ -54,26 +54,12 @@ fn r52_an_entry_of_a_killed_process_is_flushed_before_it_is_believed() {
 }
 
 /// Retention on one shard while the first one still opened its logs was told that its directory is
-/// offline, and the log failed: it took no records until the next start.
+/// offline, and the log failed: it took no records until the next start. Two histories in a hundred met it.
 #[test]
 fn r05_retention_that_begins_while_the_broker_still_starts_fails_no_log() {
-    let mut removed = 0;
-    for seed in 0..6 {
-        let mut plan = Plan::new(seed, STEPS);
-        (plan.shards, plan.retention_check_ms) = (4, 1);
-        (plan.disk, plan.net) = (DiskTrouble::None, NetTrouble::None);
-        for topic in &mut plan.topics {
-            (topic.partitions, topic.shrinks) = (3, true);
-            topic.retention = Retention {
-                bytes: Some(0),
-                ms: None,
-            };
-        }
-        let outcome = history::run(&plan, None);
-        assert_eq!(outcome.broken, None, "seed {seed}");
-        removed += outcome.tally.count("log: segments removed");
-    }
-    assert!(removed > 0, "retention had nothing to do");
+    let report = run(100, 60);
+    assert_eq!(report.violations, []);
+    assert!(report.tally.count("log: segments removed") > 0);
 }
 
 /// Same seed, same history, down to every completion.
