@@ -1,8 +1,7 @@
 //! Histories of the whole broker from fixed seeds. A seed that once failed is kept here by name.
 
-use corelog_sim::history;
 use corelog_sim::many::{self, Order};
-use corelog_sim::plan::{DiskTrouble, NetTrouble, Plan, Retention, STEPS};
+use corelog_sim::plan::STEPS;
 
 fn run(from: u64, seeds: u64) -> many::Report {
     let order = Order {
