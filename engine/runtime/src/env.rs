@@ -39,6 +39,8 @@ pub enum EnvError {
     UringFailed(String),
     /// The file system of a directory refuses direct I/O.
     NoDirectIo(PathBuf, String),
+    /// The directory or its device does not work, whether by direct I/O or not.
+    DirUnusable(PathBuf, String),
 }
 
 impl fmt::Display for EnvError {
@@ -75,6 +77,9 @@ impl fmt::Display for EnvError {
                     .as_deref()
                     .unwrap_or("an unknown file system")
             ),
+            Self::DirUnusable(path, why) => {
+                write!(f, "cannot use the log directory {}: {why}", path.display())
+            }
         }
     }
 }
@@ -125,8 +130,28 @@ pub fn check_direct_io(dir: impl AsRef<Path>) -> Result<u32, EnvError> {
             Err(EnvError::NoDirectIo(dir.to_owned(), why))
         }
         Ok(align) => Ok(align),
-        Err(error) => Err(EnvError::NoDirectIo(dir.to_owned(), error.to_string())),
+        Err(error) => Err(refusal(dir, &error)),
     }
+}
+
+/// What an error of the probe says: of direct I/O only when the kernel refuses the request as such,
+/// or the bytes are not what was written.
+fn refusal(dir: &Path, error: &io::Error) -> EnvError {
+    let (dir, why) = (dir.to_owned(), error.to_string());
+    match error.raw_os_error() {
+        None | Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            EnvError::NoDirectIo(dir, why)
+        }
+        Some(_) => EnvError::DirUnusable(dir, why),
+    }
+}
+
+/// The disk, or the share of it that the user may have, is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn probe_direct_io(path: &Path) -> io::Result<u32> {
@@ -138,14 +163,17 @@ fn probe_direct_io(path: &Path) -> io::Result<u32> {
         .create(true)
         .truncate(true)
         .custom_flags(libc::O_DIRECT);
-    let file = blocking::open_file_with(path, &options)?;
+    // A full disk says nothing of direct I/O; the broker has a reserve there.
+    let file = match blocking::open_file_with(path, &options) {
+        Err(error) if is_full(&error) => return Ok(BLOCK_BYTES as u32),
+        opened => opened?,
+    };
     let align = dio_align(&file)?;
     let pool = BufferPool::new(0);
     let mut block = pool.get(BLOCK_BYTES);
     block.as_mut_slice().fill(0xa5);
     match file.write_all_at(block.as_mut_slice(), 0) {
-        // A full disk says nothing of direct I/O; the broker has a reserve there.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(align),
+        Err(error) if is_full(&error) => return Ok(align),
         written => written?,
     }
     let mut back = pool.get(BLOCK_BYTES);
@@ -252,6 +280,23 @@ mod tests {
         assert_eq!(parse_release("5.15.0-91-generic"), Some((5, 15)));
         assert!(parse_release("5.15.0").is_some_and(|release| release < KERNEL_MIN));
         assert_eq!(parse_release("unknown"), None);
+    }
+
+    #[test]
+    fn r33_what_the_device_refuses_is_not_taken_for_a_want_of_direct_io() {
+        let dir = Path::new("/data");
+        for code in [libc::EIO, libc::EROFS, libc::ENXIO, libc::EACCES] {
+            let refused = refusal(dir, &io::Error::from_raw_os_error(code));
+            assert!(matches!(refused, EnvError::DirUnusable(..)), "{refused}");
+        }
+        let of_the_kernel = io::Error::from_raw_os_error(libc::EINVAL);
+        for error in [of_the_kernel, io::Error::other("other bytes")] {
+            let refused = refusal(dir, &error);
+            assert!(matches!(refused, EnvError::NoDirectIo(..)), "{refused}");
+        }
+        for code in [libc::ENOSPC, libc::EDQUOT] {
+            assert!(is_full(&io::Error::from_raw_os_error(code)));
+        }
     }
 
     #[test]

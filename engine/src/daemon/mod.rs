@@ -31,14 +31,15 @@ use corelog_core::config::{BrokerConfig, Cores, StorageIo, parse_override};
 use corelog_core::metadata::BrokerEndpoint;
 use corelog_maintenance::Maintenance;
 use corelog_runtime::doctor::{self, Examined, Verdict};
-use corelog_runtime::{Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
+use corelog_runtime::{EnvError, Gateway, ShardId, SocketHandle, blocking, cpus, mesh, shards};
 use corelog_storage::log_dir::{TakeLock, process_lock};
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use self::boot::{Bound, advertise, shard_main};
 use self::descriptors::Descriptors;
 use self::memory::ShardMemory;
 use self::notify::Watchdog;
+use self::reload::Reloads;
 use self::signals::Asked;
 use crate::control_plane::{self, ControlPlane, HttpServer};
 use crate::log_dirs;
@@ -144,7 +145,8 @@ impl Shared {
         let shards = means.shards.max(1);
         let files = Descriptors::of(means.open_files_max, shards, config.max_connections);
         tracing::info!("{files}");
-        let (ready, on_ready) = bounded(1);
+        // Few are sent; none may be lost because nobody listens just now.
+        let (ready, on_ready) = unbounded();
         let shared = Arc::new(Shared {
             advertised: advertise(&config.advertised_listeners, ports),
             listeners,
@@ -165,8 +167,8 @@ impl Shared {
 
     /// Tells the main thread how the start went; an error after it ends the process.
     pub fn tell(&self, outcome: Result<Ready, String>) {
-        // The main thread may have been told to stop meanwhile, or of another error before.
-        let _ = self.ready.try_send(outcome);
+        // The main thread may have been told to stop meanwhile.
+        let _ = self.ready.send(outcome);
     }
 }
 
@@ -216,21 +218,32 @@ fn run_logged(options: &Options) -> Result<(), StartError> {
     };
     let signals = signals::watch()?;
     notify::status("opening the logs");
-    let mut config = Arc::new(config);
+    let config = Arc::new(config);
     let of_shards = Arc::clone(&config);
     let running = start_shards(options, of_shards, unusable_dirs, &cpus, env.open_files_max)?;
-    let ready = running.wait_ready()?;
+    let Some((ready, is_reload_asked)) = running.wait_ready(&signals)? else {
+        // As safe as kill -9, of which a start is to make the same.
+        tracing::warn!("stopped by a signal before it was ready; the next start begins anew");
+        notify::stopping();
+        return Ok(());
+    };
     let mut http = running.start_http()?;
     announce(&running, http.as_ref(), ready, began.elapsed());
     let watchdog = Watchdog::start(running.gateway.clone());
     notify::ready("serving");
 
+    let mut reloads = Reloads::new(config);
+    if is_reload_asked {
+        reloads.ask(options, &running.gateway);
+    }
     loop {
+        let reloaded = reloads.under_way();
         crossbeam::channel::select! {
             recv(signals) -> asked => match asked {
-                Ok(Asked::Reload) => config = reload::reload(options, &running, &config),
+                Ok(Asked::Reload) => reloads.ask(options, &running.gateway),
                 _ => break,
             },
+            recv(reloaded) -> said => reloads.done(said.ok(), options, &running.gateway),
             recv(running.ready) -> told => {
                 if let Ok(Err(why)) = told {
                     tracing::error!("the broker stops: {why}");
@@ -291,7 +304,13 @@ fn check_log_dirs(config: &BrokerConfig) -> Result<BTreeMap<usize, String>, Star
             );
             continue;
         }
-        corelog_runtime::check_direct_io(path).map_err(start_error)?;
+        match corelog_runtime::check_direct_io(path) {
+            Ok(_) => {}
+            Err(error @ EnvError::DirUnusable(..)) => {
+                unusable.insert(at, error.to_string());
+            }
+            Err(error) => return Err(start_error(error)),
+        }
     }
     let is_enough = (0..config.log_dirs.len()).any(|at| !unusable.contains_key(&at));
     let lacking = unusable.get(&metadata);
@@ -305,10 +324,15 @@ fn check_log_dirs(config: &BrokerConfig) -> Result<BTreeMap<usize, String>, Star
 fn probe(path: &Path) -> std::io::Result<()> {
     let file = path.join(".corelog-probe");
     match blocking::write_file(&file, "") {
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+        Err(error) if is_full(&error) => return Ok(()),
         made => made?,
     }
     blocking::remove_file(&file)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// Logs what of the machine is not as it should be: the checks of `corelog doctor` that take no time.
@@ -472,10 +496,21 @@ fn announce(running: &Running, http: Option<&HttpServer>, ready: Ready, took: Du
 }
 
 impl Running {
-    fn wait_ready(&self) -> Result<Ready, StartError> {
-        match self.ready.recv() {
-            Ok(outcome) => outcome.map_err(StartError),
-            Err(_) => Err(StartError("shard 0 ended before it was ready".to_owned())),
+    /// Waits until it is ready; also says whether SIGHUP came meanwhile. `None`: it is to stop.
+    fn wait_ready(&self, signals: &Receiver<Asked>) -> Result<Option<(Ready, bool)>, StartError> {
+        let mut is_reload_asked = false;
+        loop {
+            crossbeam::channel::select! {
+                recv(self.ready) -> told => {
+                    let gone = || StartError("shard 0 ended before it was ready".to_owned());
+                    let ready = told.map_err(|_| gone())?.map_err(StartError)?;
+                    return Ok(Some((ready, is_reload_asked)));
+                }
+                recv(signals) -> asked => match asked {
+                    Ok(Asked::Reload) => is_reload_asked = true,
+                    _ => return Ok(None),
+                }
+            }
         }
     }
 
@@ -498,15 +533,8 @@ impl Running {
         }
     }
 
-    /// Sends until the inbox takes it, and waits for the answer.
     fn ask(&self, to: ShardId, request: impl Fn() -> Request) -> Option<Response> {
-        loop {
-            match self.gateway.send(to, request()) {
-                Ok(reply) => return reply.wait(),
-                Err(_) if self.threads.iter().all(JoinHandle::is_finished) => return None,
-                Err(_) => blocking::sleep(FULL_INBOX_RETRY),
-            }
-        }
+        ask(&self.gateway, to, request)
     }
 
     /// Stops cleanly; a signal meanwhile ends the process at once.
@@ -544,5 +572,39 @@ impl Running {
     }
 }
 
+/// Sends until the inbox takes it, and waits for the answer. `None`: the shard has ended.
+fn ask(gateway: &Messages, to: ShardId, request: impl Fn() -> Request) -> Option<Response> {
+    loop {
+        match gateway.send(to, request()) {
+            Ok(reply) => return reply.wait(),
+            Err(_) if gateway.has_ended(to) => return None,
+            Err(_) => blocking::sleep(FULL_INBOX_RETRY),
+        }
+    }
+}
+
 /// Ports by listener name, as [`advertise`] wants them.
 pub type BoundPorts = BTreeMap<String, u16>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r33_what_fails_while_nobody_listens_is_heard_after() {
+        let config = Arc::new(BrokerConfig::default());
+        let means = Means {
+            shards: 1,
+            memory_bytes: 64 << 20,
+            open_files_max: 1024,
+            planted: None,
+            take_lock: None,
+            unusable_dirs: BTreeMap::new(),
+        };
+        let (shared, told) = Shared::new(config, Vec::new(), &BoundPorts::new(), means);
+        shared.tell(Ok(Ready { partitions: 0 }));
+        shared.tell(Err("the last log directory failed".to_owned()));
+        assert!(matches!(told.try_recv(), Ok(Ok(Ready { partitions: 0 }))));
+        assert!(matches!(told.try_recv(), Ok(Err(_))));
+    }
+}

@@ -4,34 +4,83 @@
 use std::sync::Arc;
 
 use corelog_core::config::{BrokerConfig, ChangedKey, Reload};
-use corelog_runtime::ShardId;
+use corelog_runtime::{ShardId, blocking};
+use crossbeam::channel::{Receiver, bounded, never};
 
-use super::{Options, Running, StartError, notify, read_config};
+use super::{Messages, Options, StartError, ask, notify, read_config};
 use crate::shard::message::{Operation, Request};
 
-/// Reads the file again and gives its values to all shards. A file that cannot be used changes
-/// nothing; the log says why. Returns the configuration in force, without dynamic configs.
-pub fn reload(
-    options: &Options,
-    running: &Running,
-    current: &Arc<BrokerConfig>,
-) -> Arc<BrokerConfig> {
-    notify::reloading();
-    let outcome = read(options, current);
-    let (now, said) = match outcome {
-        Ok((config, reload)) => {
+/// Reloads, one after the other. Shards may take long to take a configuration up: a thread waits for
+/// them, so that the main thread hears what else is asked of it.
+pub struct Reloads {
+    /// In force, without dynamic configs.
+    config: Arc<BrokerConfig>,
+    under_way: Option<Receiver<String>>,
+    is_asked_again: bool,
+}
+
+impl Reloads {
+    /// Of a broker that was started with `config`.
+    pub fn new(config: Arc<BrokerConfig>) -> Reloads {
+        Reloads {
+            config,
+            under_way: None,
+            is_asked_again: false,
+        }
+    }
+
+    /// Reads the file again and has its values given to all shards; after the reload under way, if
+    /// there is one. A file that cannot be used changes nothing; the log says why.
+    pub fn ask(&mut self, options: &Options, gateway: &Messages) {
+        if self.under_way.is_some() {
+            self.is_asked_again = true;
+            return;
+        }
+        notify::reloading();
+        let begun = read(options, &self.config).and_then(|(config, reload)| {
             let config = Arc::new(config);
-            running.give_all(|| Request::Operate(Operation::Reload(Arc::clone(&config))));
-            (config, tell(&reload))
-        }
-        Err(error) => {
+            self.under_way = Some(give(gateway.clone(), Arc::clone(&config), reload)?);
+            self.config = config;
+            Ok(())
+        });
+        if let Err(error) = begun {
             tracing::error!(%error, "the configuration was not read again: nothing has changed");
-            let said = format!("serving; the last reload failed: {error}");
-            (Arc::clone(current), said)
+            notify::ready(&format!("serving; the last reload failed: {error}"));
         }
+    }
+
+    /// Tells when the reload under way is done, and what to say of it.
+    pub fn under_way(&self) -> Receiver<String> {
+        self.under_way.clone().unwrap_or_else(never)
+    }
+
+    /// Takes what [`Reloads::under_way`] told.
+    pub fn done(&mut self, said: Option<String>, options: &Options, gateway: &Messages) {
+        self.under_way = None;
+        notify::ready(said.as_deref().unwrap_or("serving"));
+        if std::mem::take(&mut self.is_asked_again) {
+            self.ask(options, gateway);
+        }
+    }
+}
+
+/// Has every shard take the values, in a thread of its own that waits until all have.
+fn give(
+    gateway: Messages,
+    config: Arc<BrokerConfig>,
+    reload: Reload,
+) -> Result<Receiver<String>, StartError> {
+    let (done, under_way) = bounded(1);
+    let work = move || {
+        for shard in 0..gateway.shards() {
+            let request = || Request::Operate(Operation::Reload(Arc::clone(&config)));
+            ask(&gateway, ShardId(shard as u16), request);
+        }
+        let _main_is_gone = done.send(tell(&reload));
     };
-    notify::ready(&said);
-    now
+    let started = blocking::spawn("reload", work);
+    started.map_err(|error| StartError(format!("no thread for it: {error}")))?;
+    Ok(under_way)
 }
 
 fn read(options: &Options, current: &BrokerConfig) -> Result<(BrokerConfig, Reload), StartError> {
@@ -76,13 +125,4 @@ fn tell(reload: &Reload) -> String {
 
 fn shown(value: Option<&str>) -> &str {
     value.unwrap_or("(not shown or not set)")
-}
-
-impl Running {
-    /// Asks every shard and waits until all have answered.
-    fn give_all(&self, request: impl Fn() -> Request) {
-        for shard in 0..self.shared.load.len() {
-            self.ask(ShardId(shard as u16), &request);
-        }
-    }
 }

@@ -328,7 +328,11 @@ fn r60_a_shard_that_hangs_stops_the_watchdogs_messages() {
 
     drop(frozen);
     manager.until("WATCHDOG=1");
-    assert!(broker.log().contains("all shards answer again"));
+    // Log lines are written by a thread of their own.
+    poll("the log to say so", || {
+        let log = broker.log();
+        log.contains("all shards answer again").then_some(())
+    });
     broker.stop();
 }
 
@@ -399,4 +403,72 @@ fn r60_a_configuration_is_checked_without_a_start() {
         said.contains("bad.properties:2") && said.contains("five"),
         "{said}"
     );
+}
+
+/// A file that whoever opens it waits for.
+fn make_pipe(path: &std::path::Path) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the path is NUL-terminated.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+}
+
+/// The other end of such a file, once somebody reads there.
+fn write_end(path: &std::path::Path) -> std::fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    poll("a reader", || blocking::open_file_with(path, &options).ok())
+}
+
+#[test]
+fn r60_a_stop_is_heard_while_the_broker_starts() {
+    let dir = DataDir::new("r60-stop-start");
+    let broker = dir.start(2);
+    let mut client = broker.connect();
+    client.create_topic("t", 1, &[]);
+    client.produce("t", 0, text_batch(&["kept"]));
+    broker.kill();
+    let identity = dir.logs().join("t-0/partition.metadata");
+    let kept = blocking::read_file(&identity).unwrap();
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // A start that takes long.
+        blocking::remove_file(&identity).unwrap();
+        make_pipe(&identity);
+        let broker = dir.begin_start(2);
+        let held = write_end(&identity);
+        broker.signal(signal);
+        let (status, log) = broker.ended();
+        assert_eq!(status.code(), Some(0), "as a requested stop ends: {log}");
+        assert!(log.contains("before it was ready"), "{log}");
+        drop(held);
+    }
+    blocking::remove_file(&identity).unwrap();
+    blocking::write_file(&identity, kept).unwrap();
+    let broker = dir.start(2);
+    assert_eq!(texts(&broker.connect().read_all("t", 0)), ["kept"]);
+}
+
+#[test]
+fn r60_a_stop_is_heard_while_a_reload_waits() {
+    let dir = DataDir::new("r60-stop-reload");
+    let file = dir.file("server.properties", "num.partitions=3\n");
+    let mut manager = Manager::new();
+    let broker = manager.start(&dir, Some(&file), 0);
+    manager.until("READY=1");
+    // A log that takes long to be made keeps its shard from taking the configuration up.
+    let identity = dir.logs().join("slow-0/partition.metadata");
+    blocking::create_dir_all(identity.parent().unwrap()).unwrap();
+    make_pipe(&identity);
+    let mut client = broker.connect();
+    // It ends with its connection.
+    let create = blocking::spawn("create", move || client.create_topic("slow", 1, &[]));
+    let held = write_end(&identity);
+    broker.signal(libc::SIGHUP);
+    manager.until("RELOADING=1");
+    broker.signal(libc::SIGTERM);
+    manager.until("STOPPING=1");
+    drop(held);
+    let (status, log) = broker.ended();
+    assert!(status.success(), "{log}");
+    let _answered_or_not = create.unwrap().join();
 }

@@ -149,6 +149,22 @@ fn r33_partitions_of_a_directory_that_is_missing_are_offline_and_not_made_anew()
 }
 
 #[test]
+fn r33_a_directory_that_fails_the_first_write_is_offline_and_the_others_serve() {
+    let dir = DataDir::new("r33-probe");
+    let both = dir.both_logs();
+    // Stands where the start tries direct I/O: an error that says nothing of direct I/O.
+    blocking::create_dir_all(dir.more_logs().join(".direct-io-probe")).unwrap();
+    let broker = dir.start_with(1, &["node.id=1", &both]);
+    assert_eq!(broker.metric("corelog_log_dirs_offline", &[]), 1);
+    let (_, body) = broker.get("/health");
+    assert!(body.contains(dir.more_logs().to_str().unwrap()), "{body}");
+    let mut client = broker.connect();
+    client.create_topic("t", 2, &[]);
+    assert_eq!(described(&mut client, "t")[0].1, [0, 1]);
+    client.produce("t", 1, text_batch(&["taken"]));
+}
+
+#[test]
 fn r33_a_partition_in_two_directories_is_refused_with_both_names() {
     let dir = DataDir::new("r33-twice");
     let both = dir.both_logs();

@@ -133,6 +133,43 @@ impl DataDir {
         overrides: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Broker, (ExitStatus, String)> {
+        let (mut broker, said) = self.spawn(file, shards, overrides, environment);
+        let outcome = poll("the ready line", || {
+            let text = blocking::read_to_string(&said).unwrap();
+            if text.ends_with('\n') && text.starts_with("ready ") {
+                return Some(Ok(text));
+            }
+            broker.child.try_wait().unwrap().map(Err)
+        });
+        let ready = outcome.map_err(|status| (status, broker.log()))?;
+        let field = |name: &str| {
+            let mut fields = ready.split_whitespace();
+            fields
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+                .unwrap_or_else(|| panic!("{name} in {ready}"))
+        };
+        broker.kafka = field("kafka");
+        broker.http = field("http");
+        // Log lines are written by a thread of their own: with this one, all of the start are there.
+        poll("the log of the start", || {
+            broker.log().contains("ready kafka=").then_some(())
+        });
+        Ok(broker)
+    }
+
+    /// Begins to start a broker; nothing listens yet.
+    pub fn begin_start(&self, shards: usize) -> Broker {
+        self.spawn(None, shards, &[], &[]).0
+    }
+
+    /// A process, and where it says that it is ready.
+    fn spawn(
+        &self,
+        file: Option<&Path>,
+        shards: usize,
+        overrides: &[&str],
+        environment: &[(&str, &str)],
+    ) -> (Broker, PathBuf) {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let said = self.path.join(format!("stdout.{start}"));
         let log = self.path.join(format!("stderr.{start}"));
@@ -162,33 +199,13 @@ impl DataDir {
             .envs(environment.iter().copied())
             .spawn()
             .unwrap();
-        let mut broker = Broker {
+        let broker = Broker {
             child,
             kafka: SocketAddr::from(([127, 0, 0, 1], 0)),
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
         };
-        let outcome = poll("the ready line", || {
-            let text = blocking::read_to_string(&said).unwrap();
-            if text.ends_with('\n') && text.starts_with("ready ") {
-                return Some(Ok(text));
-            }
-            broker.child.try_wait().unwrap().map(Err)
-        });
-        let ready = outcome.map_err(|status| (status, broker.log()))?;
-        let field = |name: &str| {
-            let mut fields = ready.split_whitespace();
-            fields
-                .find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
-                .unwrap_or_else(|| panic!("{name} in {ready}"))
-        };
-        broker.kafka = field("kafka");
-        broker.http = field("http");
-        // Log lines are written by a thread of their own: with this one, all of the start are there.
-        poll("the log of the start", || {
-            broker.log().contains("ready kafka=").then_some(())
-        });
-        Ok(broker)
+        (broker, said)
     }
 
     fn command(&self) -> Command {
