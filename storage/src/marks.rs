@@ -249,8 +249,7 @@ pub(crate) fn broken(what: fmt::Arguments<'_>) -> ! {
     if cfg!(test) {
         panic!("{what}");
     }
-    eprintln!("corelog-storage: invariant broken: {what}");
-    std::process::abort();
+    corelog_runtime::crash::abort_saying(&format!("corelog-storage: invariant broken: {what}\n"));
 }
 
 #[cfg(test)]

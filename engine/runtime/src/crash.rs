@@ -8,14 +8,20 @@ use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
+use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::pin::pin;
 use std::sync::{Once, OnceLock};
+use std::time::Duration;
 
+use crate::blocking;
 use crate::rt::ShardId;
 
 /// Frames shown of a stack.
 const FRAMES_MAX: usize = 16;
+
+/// Longest time that telling why may take.
+const TELL_MAX: Duration = Duration::from_secs(3);
 
 /// What the program adds to a crash message.
 pub struct CrashNotes {
@@ -82,6 +88,7 @@ fn note(info: &PanicHookInfo<'_>) {
     // next, and would say nothing of the shard.
     if let Ok(Some(first)) = first {
         let second = LAST.with(|last| last.take());
+        let _in_any_case = Aborting::begin();
         tell(&first, "a panic, and another while it was dealt with");
         if let Some(second) = second {
             tell(&second, "the second panic");
@@ -159,8 +166,50 @@ pub async fn vital<T>(future: impl Future<Output = T>) -> T {
 
 /// Tells what happened, on standard error and in the log, and ends the process.
 pub(crate) fn abort(panic: &Panic, what: &str) -> ! {
+    let _in_any_case = Aborting::begin();
     tell(panic, what);
     std::process::abort();
+}
+
+/// Ends the process with these words on standard error, behind the lines of the log that wait.
+pub fn abort_saying(words: &str) -> ! {
+    let _in_any_case = Aborting::begin();
+    flush_log();
+    say(words);
+    std::process::abort();
+}
+
+/// The process ends, whatever telling why it does comes to: a panic on the way, or a reader of our
+/// output that is gone or takes nothing.
+struct Aborting;
+
+impl Aborting {
+    fn begin() -> Aborting {
+        let limit = || {
+            blocking::sleep(TELL_MAX);
+            std::process::abort()
+        };
+        // Without a thread only a reader that takes nothing could hold this up.
+        let _unlimited = blocking::spawn("abort", limit);
+        Aborting
+    }
+}
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+/// Writes on standard error, to whoever still reads it.
+fn say(words: &str) {
+    let _nobody_reads = std::io::stderr().write_all(words.as_bytes());
+}
+
+fn flush_log() {
+    if let Some(notes) = NOTES.get() {
+        (notes.flush_log)();
+    }
 }
 
 fn tell(panic: &Panic, what: &str) {
@@ -170,9 +219,7 @@ fn tell(panic: &Panic, what: &str) {
     };
     let Panic { message, place, .. } = panic;
     tracing::error!(shard, task, place, message, "{what}: the process ends");
-    if let Some(notes) = NOTES.get() {
-        (notes.flush_log)();
-    }
+    flush_log();
     let stack = panic.stack.as_ref().map(ToString::to_string);
     let told = report(&Told {
         what,
@@ -182,7 +229,7 @@ fn tell(panic: &Panic, what: &str) {
         stack: stack.as_deref().unwrap_or_default(),
         notes: NOTES.get(),
     });
-    eprint!("{told}");
+    say(&told);
 }
 
 struct Told<'a> {

@@ -3,7 +3,7 @@
 mod common;
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use corelog_runtime::crash::{CrashNotes, set_notes};
 use corelog_runtime::shards::{specs, start_shards};
@@ -23,6 +23,24 @@ fn aborts(test: &str, messages: &[&str]) {
     assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{errors}");
     for message in messages {
         assert!(errors.contains(message), "{message:?} in {errors}");
+    }
+}
+
+/// The same, for a child whose standard error nobody reads: its reader is gone, or takes nothing.
+fn aborts_unheard(test: &str) {
+    for is_gone in [true, false] {
+        let this = std::env::current_exe().expect("this program");
+        let mut child = Command::new(this)
+            .args(["--exact", test, "--nocapture"])
+            .env(ROLE, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the child starts");
+        let reader = child.stderr.take().filter(|_| !is_gone);
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(libc::SIGABRT), "{is_gone}");
+        drop(reader);
     }
 }
 
@@ -58,6 +76,32 @@ fn r60_a_panic_in_a_vital_task_aborts_the_process_and_says_what_happened() {
     rt.spawn_vital("flusher", async { panic!("on purpose") })
         .detach();
     rt.block_on(std::future::pending::<()>());
+}
+
+#[test]
+fn r60_a_panic_aborts_the_process_also_where_nobody_reads_what_it_says() {
+    if !is_child() {
+        return aborts_unheard(
+            "r60_a_panic_aborts_the_process_also_where_nobody_reads_what_it_says",
+        );
+    }
+    // More than a pipe holds.
+    set_notes(CrashNotes {
+        advice: vec!["word ".repeat(100_000)],
+        flush_log: Box::new(|| {}),
+        ..notes()
+    });
+    let threads = start_shards(specs(&cpus::allowed(), Some(1), 0), |_| {
+        move |rt: Rt| async move {
+            rt.spawn_vital("flusher", async { panic!("on purpose") })
+                .detach();
+            std::future::pending::<()>().await;
+        }
+    });
+    for thread in threads.expect("rings") {
+        let _ended = thread.join();
+    }
+    // The shard is gone, and the process lives on: what must not be.
 }
 
 #[test]

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use common::{TempDir, rt};
 use corelog_runtime::driver::Cached;
 use corelog_runtime::{
-    Advice, BLOCK_BYTES, ChunkWriter, FallocateMode, Op, OpenOptions, Output, check_direct_io,
+    Advice, BLOCK_BYTES, ChunkWriter, FallocateMode, Op, OpenOptions, Output, blocking,
+    check_direct_io,
 };
 
 fn direct() -> OpenOptions {
@@ -28,6 +29,18 @@ fn buffered() -> OpenOptions {
         create: true,
         ..OpenOptions::default()
     }
+}
+
+#[test]
+fn names_that_are_not_utf8_are_passed_over() {
+    use std::os::unix::ffi::OsStrExt;
+    let (rt, dir) = (rt(), TempDir::new("not-utf8"));
+    let strange = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    blocking::write_file(dir.0.join(strange), "").expect("room");
+    blocking::write_file(dir.0.join("plain"), "").expect("room");
+    let found = rt.block_on(rt.read_dir(&dir.0)).expect("a list");
+    let names: Vec<_> = found.into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names, ["plain"]);
 }
 
 #[test]

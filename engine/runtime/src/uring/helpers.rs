@@ -167,14 +167,11 @@ fn read_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in blocking::read_dir(path)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| {
-            let message = format!("the name {name:?} in {} is not UTF-8", path.display());
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
-        entries.push(DirEntry {
-            name,
-            is_dir: entry.file_type()?.is_dir(),
-        });
+        // Names of ours are ASCII: one that is not even UTF-8 is a stranger's, and left alone.
+        if let Ok(name) = entry.file_name().into_string() {
+            let is_dir = entry.file_type()?.is_dir();
+            entries.push(DirEntry { name, is_dir });
+        }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
