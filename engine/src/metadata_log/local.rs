@@ -10,11 +10,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_runtime::driver::OpenOptions;
 use corelog_runtime::sync::{FifoMutex, Notify};
-use corelog_runtime::{File, Rt};
+use corelog_runtime::{File, Instant, Rt};
 use corelog_storage::guard;
 use corelog_storage::log::is_no_space;
 use corelog_storage::log_dir::LogDir;
@@ -85,7 +86,13 @@ pub struct LocalLog {
     log_dir: Option<Rc<LogDir>>,
     /// Told of an error of the device.
     on_failure: RefCell<Option<OnFailure>>,
+    /// After a snapshot that failed: none is tried before, and the pause after the next failure.
+    snapshot_pause: Cell<Option<(Instant, Duration)>>,
 }
+
+/// First and longest pause after a snapshot that failed.
+const SNAPSHOT_PAUSE_MIN: Duration = Duration::from_secs(1);
+const SNAPSHOT_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Called with the reason.
 pub type OnFailure = Box<dyn Fn(&str)>;
@@ -165,6 +172,7 @@ impl LocalLog {
             failed: Cell::new(false),
             log_dir,
             on_failure: RefCell::default(),
+            snapshot_pause: Cell::new(None),
         };
         match log.commit(EntryType::Blank, Vec::new()).await {
             Ok(_) => Ok(log),
@@ -249,25 +257,17 @@ impl LocalLog {
             return Ok(()); // entries beyond the image exist: the next offer will cover them
         }
         let path = self.dir.join(entries_file_name(index + 1));
-        let options = OpenOptions {
-            read: true,
-            write: true,
-            create: true,
-            truncate: true,
-            ..OpenOptions::default()
+        if self.state.borrow().path == path {
+            return Ok(()); // nothing came since the last one
+        }
+        let file = match self.begin_snapshot(&path, index, image).await {
+            Ok(file) => file,
+            Err(error) => {
+                // A start reads an empty file as such; but the next try may have another name.
+                let _stays_until_the_next_start = self.rt.unlink(&path).await;
+                return Err(error);
+            }
         };
-        let file = self.rt.open(&path, options).await?;
-        self.rt.sync_dir(&self.dir).await?;
-        let term = self.state.borrow().last_term;
-        let snapshot = Snapshot {
-            term,
-            index,
-            payload: image,
-        };
-        let bytes = encode_snapshot(&snapshot);
-        self.rt
-            .write_atomic(self.dir.join("snapshot"), bytes)
-            .await?;
         let old = {
             let mut state = self.state.borrow_mut();
             state.file = file;
@@ -275,6 +275,52 @@ impl LocalLog {
             std::mem::replace(&mut state.path, path)
         };
         self.rt.unlink(&old).await
+    }
+
+    /// Makes the next entries file, then the snapshot that lets the old one go; both durable.
+    async fn begin_snapshot(&self, path: &Path, index: u64, image: Vec<u8>) -> io::Result<File> {
+        let options = OpenOptions {
+            read: true,
+            write: true,
+            create: true,
+            truncate: true,
+            ..OpenOptions::default()
+        };
+        let log_dir = self.log_dir.as_ref();
+        let file = loop {
+            match self.rt.open(path, options).await {
+                Err(error) if is_no_space(&error) && release(log_dir).await => {}
+                opened => break opened?,
+            }
+        };
+        self.rt.sync_dir(&self.dir).await?;
+        let snapshot = Snapshot {
+            term: self.state.borrow().last_term,
+            index,
+            payload: image,
+        };
+        let bytes = encode_snapshot(&snapshot);
+        let at = self.dir.join("snapshot");
+        loop {
+            match self.rt.write_atomic(&at, bytes.clone()).await {
+                Err(error) if is_no_space(&error) && release(log_dir).await => {}
+                written => return written.map(|()| file),
+            }
+        }
+    }
+
+    /// Notes how a snapshot went. While they fail, not every change of the metadata is to try one.
+    fn note_snapshot(&self, written: io::Result<()>) {
+        let Err(error) = written else {
+            return self.snapshot_pause.set(None);
+        };
+        tracing::warn!(%error, "metadata snapshot failed; the log keeps its entries");
+        let pause = match self.snapshot_pause.get() {
+            Some((_, pause)) => (pause * 2).min(SNAPSHOT_PAUSE_MAX),
+            None => SNAPSHOT_PAUSE_MIN,
+        };
+        let until = self.rt.now() + pause;
+        self.snapshot_pause.set(Some((until, pause)));
     }
 }
 
@@ -312,8 +358,10 @@ impl MetadataLog for LocalLog {
 
     fn offer_snapshot(&self, index: u64, image: Vec<u8>) -> LocalBoxFuture<'_, ()> {
         Box::pin(async move {
-            if let Err(error) = self.write_snapshot(index, image).await {
-                tracing::warn!(%error, "metadata snapshot failed; the log keeps its entries");
+            let pause = self.snapshot_pause.get();
+            if pause.is_none_or(|(until, _)| until <= self.rt.now()) {
+                let written = self.write_snapshot(index, image).await;
+                self.note_snapshot(written);
             }
         })
     }

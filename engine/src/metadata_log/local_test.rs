@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::Rt;
 use corelog_runtime::sim::{
@@ -161,6 +162,62 @@ fn r33_metadata_is_written_on_a_full_disk_out_of_the_reserve() {
         inner.set_capacity(1 << 40);
         let proposed = log.propose(term, vec![1]).await;
         assert!(matches!(proposed, Proposed::Committed(_)));
+    });
+    assert!(ended.is_some());
+}
+
+#[test]
+fn r33_a_snapshot_that_cannot_be_written_leaves_nothing_and_is_not_tried_at_once() {
+    let world = SimWorld::new(7, SimConfig::default());
+    let inner = world.clone();
+    let ended = run_until_crash(&world, |rt| async move {
+        rt.mkdir_all(Path::new(LOG_DIR)).await.expect("room");
+        let log = LocalLog::open(&rt, Path::new(LOG_DIR), 1).await;
+        let log = log.expect("a fresh log opens");
+        let mut image = replay(&log).await;
+        inner.add_fault(ScriptedFault {
+            kind: OpKind::Open,
+            path_contains: "snapshot".to_owned(),
+            skip: 0,
+            times: 1000,
+            fault: Fault::NoSpace,
+        });
+        let tried = || inner.faults().no_space;
+        let entries = || {
+            let paths = inner.paths();
+            paths
+                .iter()
+                .filter(|path| path.ends_with(".entries"))
+                .count()
+        };
+        let term = log.leader_term().expect("this log leads");
+        for number in 1..=20u8 {
+            let proposed = log.propose(term, vec![number]).await;
+            let Proposed::Committed(index) = proposed else {
+                panic!("{number}: {proposed:?}");
+            };
+            image.push(number);
+            log.offer_snapshot(index, image.clone()).await;
+            assert_eq!(entries(), 1, "{number}");
+        }
+        assert_eq!(tried(), 1, "not with every change");
+        rt.sleep(Duration::from_secs(2)).await;
+        let Proposed::Committed(index) = log.propose(term, vec![21]).await else {
+            panic!("the log takes entries");
+        };
+        image.push(21);
+        log.offer_snapshot(index, image.clone()).await;
+        assert_eq!(tried(), 2);
+        inner.clear_faults();
+        rt.sleep(Duration::from_secs(5)).await;
+        log.offer_snapshot(index, image.clone()).await;
+        assert!(inner.paths().iter().any(|path| path.ends_with("/snapshot")));
+        assert_eq!(entries(), 1);
+        // What is committed already is there: nothing is made anew, nothing is lost.
+        log.offer_snapshot(index, image.clone()).await;
+        drop(log);
+        let log = LocalLog::open(&rt, Path::new(LOG_DIR), 1).await;
+        assert_eq!(replay(&log.expect("it opens again")).await, image);
     });
     assert!(ended.is_some());
 }
