@@ -114,6 +114,12 @@ impl Made {
         batches
     }
 
+    /// An offset checkpoint that names the partition.
+    fn checkpoint(&self, name: &str, offset: i64) {
+        let offsets = [(("t".to_owned(), 0), offset)].into_iter().collect();
+        self.write(name, &encode_offsets(&offsets));
+    }
+
     /// Changes one byte of a file.
     fn flip(&self, name: &str, at: usize) {
         let mut bytes = blocking::read_file(self.path(name)).unwrap();
@@ -233,6 +239,77 @@ fn r32_every_flipped_byte_of_a_batch_is_damage_unless_it_may_be_being_written() 
     );
     let (whole, said) = dump(&made.path(SECOND));
     assert!(!whole && said.contains("DAMAGE"), "{said}");
+}
+
+#[test]
+fn r32_zeros_where_batches_were_are_damage() {
+    let made = Made::new("dump-zeros");
+    const FIRST: &str = "t-0/00000000000000000000.log";
+    let whole_file = |name: &str| blocking::read_file(made.path(name)).unwrap();
+    let damaged = |name: &str, bytes: &[u8], says: &str| {
+        let before = whole_file(name);
+        made.write(name, bytes);
+        for path in [made.path(name), made.partition()] {
+            let (whole, said) = dump(&path);
+            assert!(!whole && said.contains(says), "{name}: {said}");
+        }
+        made.write(name, &before);
+    };
+    // A block of zeros inside a sealed segment, at its end, and inside the active one.
+    let mut bytes = whole_file(FIRST);
+    let end = bytes.len();
+    bytes[..100].fill(0);
+    damaged(FIRST, &bytes, "byte 0: zeros, and whole batches follow");
+    let mut bytes = whole_file(FIRST);
+    bytes[end - 150..].fill(0);
+    damaged(FIRST, &bytes, "DAMAGE");
+    let mut bytes = whole_file(SECOND);
+    let third = &made.batches[2];
+    let (from, to) = (third.0 as usize, third.0 as usize + third.3);
+    bytes[from..to].fill(0);
+    damaged(SECOND, &bytes, "zeros, and whole batches follow");
+    // The last of what was flushed, which ends at 60: nothing follows.
+    let mut bytes = whole_file(SECOND);
+    bytes[made.batches[1].0 as usize..].fill(0);
+    damaged(SECOND, &bytes, "which begin with zeros");
+    // Above it a crash may have left them; so may one before a full segment was cut to its end.
+    let mut bytes = whole_file(SECOND);
+    bytes[from..].fill(0);
+    made.write(SECOND, &bytes);
+    for index in ["index", "timeindex"] {
+        let name = SECOND.replace("log", index);
+        blocking::remove_file(made.path(&name)).unwrap();
+    }
+    let (whole, said) = dump(&made.partition());
+    assert!(whole && said.contains("not in use yet"), "{said}");
+    let mut bytes = whole_file(FIRST);
+    bytes.resize(end + 4096, 0);
+    made.checkpoint("recovery-point-offset-checkpoint", 0);
+    made.write(FIRST, &bytes);
+    let (whole, said) = dump(&made.partition());
+    assert!(whole, "{said}");
+}
+
+#[test]
+fn r32_a_hole_between_segments_is_damage_unless_the_log_is_compacted() {
+    let made = Made::new("dump-hole");
+    for extension in ["log", "index", "timeindex"] {
+        let name = |base| made.path(&format!("t-0/{base:020}.{extension}"));
+        blocking::remove_file(name(50)).unwrap();
+    }
+    made.segment(90, 5, true);
+    let (whole, said) = dump(&made.partition());
+    assert!(
+        !whole && said.contains("ends at 50: records are missing"),
+        "{said}"
+    );
+    for (checkpoint, offset) in [("cleaner", 80), ("log-start", 90)] {
+        let name = format!("{checkpoint}-offset-checkpoint");
+        made.checkpoint(&name, offset);
+        let (whole, said) = dump(&made.partition());
+        assert!(whole, "{said}");
+        blocking::remove_file(made.path(&name)).unwrap();
+    }
 }
 
 #[test]

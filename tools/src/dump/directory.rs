@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use corelog_runtime::blocking;
 use corelog_storage::checkpoint_files::{
-    DirName, META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS, decode_offsets, parse_dir_name,
+    CLEANER_OFFSETS, DirName, LOG_STARTS, META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
+    decode_offsets, parse_dir_name,
 };
 use corelog_storage::leader_epochs;
 
@@ -72,19 +73,20 @@ fn partition(options: &Options, path: &Path, findings: &mut Findings) -> Result<
         records: options.records,
     };
     let recovery_point = recovery_point(path);
+    // Below the log start nothing is missed; a log that was compacted may have holes anywhere.
+    let log_start = checkpointed(path, LOG_STARTS).unwrap_or(0);
+    let is_compacted = checkpointed(path, CLEANER_OFFSETS).is_some();
+    let holes_end = if is_compacted { i64::MAX } else { log_start };
     let mut total = Summary::default();
     for (at, log) in segments.iter().enumerate() {
         let place = Place {
             active: at + 1 == segments.len(),
             recovery_point,
+            next_base: segments.get(at + 1).and_then(|next| base_offset(next)),
         };
         let base = base_offset(log).unwrap_or(0);
-        if at > 0 && base < total.next_offset {
-            let end = total.next_offset;
-            findings.damage(
-                log,
-                format_args!("begins below {end}, the end of the one before"),
-            );
+        if at > 0 {
+            check_begin(log, base, total.next_offset, holes_end, findings);
         }
         let summary = segment::dump(log, shown, &place, findings)?;
         say!(
@@ -117,20 +119,33 @@ fn partition(options: &Options, path: &Path, findings: &mut Findings) -> Result<
     Ok(())
 }
 
+/// A segment begins where the one before ended, `end`; later only up to `holes_end`.
+fn check_begin(log: &Path, base: i64, end: i64, holes_end: i64, findings: &mut Findings) {
+    if base < end {
+        let what = format_args!("begins below {end}, the end of the one before");
+        findings.damage(log, what);
+    } else if base > end && base > holes_end {
+        let what =
+            format_args!("begins at {base}, and the one before ends at {end}: records are missing");
+        findings.damage(log, what);
+    }
+}
+
 /// The recovery point of a partition, from the checkpoint beside its directory; 0 when unknown.
 pub fn recovery_point(partition: &Path) -> i64 {
+    checkpointed(partition, RECOVERY_POINTS).unwrap_or(0)
+}
+
+/// What a checkpoint beside a partition's directory says of it.
+fn checkpointed(partition: &Path, checkpoint: &str) -> Option<i64> {
     let canonical = partition
         .canonicalize()
         .unwrap_or_else(|_| partition.to_owned());
     let name = canonical.file_name().and_then(|name| name.to_str());
-    let Some(DirName::Partition { topic, partition }) = name.map(parse_dir_name) else {
-        return 0;
+    let DirName::Partition { topic, partition } = parse_dir_name(name?) else {
+        return None;
     };
-    let checkpoint = canonical.with_file_name(RECOVERY_POINTS);
-    let offsets = blocking::read_file(&checkpoint)
-        .ok()
-        .and_then(|bytes| decode_offsets(RECOVERY_POINTS, &bytes).ok());
-    offsets
-        .and_then(|offsets| offsets.get(&(topic, partition)).copied())
-        .unwrap_or(0)
+    let bytes = blocking::read_file(canonical.with_file_name(checkpoint)).ok()?;
+    let offsets = decode_offsets(checkpoint, &bytes).ok()?;
+    offsets.get(&(topic, partition)).copied()
 }

@@ -30,6 +30,8 @@ pub struct Place {
     pub active: bool,
     /// Everything below was on stable storage.
     pub recovery_point: i64,
+    /// Base offset of the segment after it.
+    pub next_base: Option<i64>,
 }
 
 impl Place {
@@ -38,15 +40,17 @@ impl Place {
         let own = base_offset(path);
         let directory = path.parent().unwrap_or(Path::new("."));
         let mut unread = Findings::default();
-        let later = super::names(directory, &mut unread)
-            .into_iter()
-            .any(|name| {
-                let name = Path::new(&name);
-                name.extension().is_some_and(|e| e == "log") && base_offset(name) > own
-            });
+        let names = super::names(directory, &mut unread).into_iter();
+        let bases = names.filter_map(|name| {
+            let name = Path::new(&name);
+            let is_log = name.extension().is_some_and(|e| e == "log");
+            base_offset(name).filter(|_| is_log)
+        });
+        let next_base = bases.filter(|&base| Some(base) > own).min();
         Place {
-            active: own.is_some() && !later,
+            active: own.is_some() && next_base.is_none(),
             recovery_point: super::directory::recovery_point(directory),
+            next_base,
         }
     }
 }
@@ -251,9 +255,27 @@ fn judge_end(
     let left = reader.len() - at;
     match end {
         End::File => {}
-        End::Zeros => say!("zeros position={at} bytes={left} (space that is not in use yet)"),
+        End::Zeros => {
+            let begins = not_zero(reader, at);
+            let flushed = summary.next_offset < place.recovery_point;
+            // Cut to its last batch a moment after the next segment begins.
+            let is_sealing = begins.is_none() && place.next_base == Some(summary.next_offset);
+            if begins.is_some_and(|begins| follows(reader, at, begins, summary)) {
+                findings.damage(
+                    path,
+                    format_args!("byte {at}: zeros, and whole batches follow"),
+                );
+            } else if flushed || !(place.active || is_sealing) {
+                findings.damage(
+                    path,
+                    format_args!("byte {at}: {left} bytes without a batch, which begin with zeros"),
+                );
+            } else {
+                say!("zeros position={at} bytes={left} (space that is not in use yet)");
+            }
+        }
         End::Bad(why) => {
-            let follows = whole_batch_follows(reader, at, summary.next_offset);
+            let follows = follows(reader, at, 1, summary);
             let flushed = summary.next_offset < place.recovery_point;
             if !place.active || flushed || follows {
                 let more = if follows {
@@ -274,12 +296,21 @@ fn judge_end(
     false
 }
 
-/// A whole batch lies somewhere behind a bad one.
-fn whole_batch_follows(reader: &mut Reader, at: u64, next_offset: i64) -> bool {
+/// How far behind a place the first byte is that is not zero, within what is looked at.
+fn not_zero(reader: &mut Reader, at: u64) -> Option<usize> {
+    let bytes = reader.bytes(at, LOOK_BEHIND_BYTES).ok()?;
+    bytes.iter().position(|&byte| byte != 0)
+}
+
+/// A whole batch lies somewhere behind a bad one or behind zeros, whose header is not over before
+/// the byte `begins` behind them.
+fn follows(reader: &mut Reader, at: u64, begins: usize, summary: &Summary) -> bool {
     let Ok(bytes) = reader.bytes(at, LOOK_BEHIND_BYTES) else {
         return false;
     };
-    (1..bytes.len().saturating_sub(HEADER_BYTES)).any(|from| {
+    let next_offset = summary.next_offset;
+    let first = begins.saturating_sub(HEADER_BYTES).max(1);
+    (first..bytes.len().saturating_sub(HEADER_BYTES)).any(|from| {
         let rest = &bytes[from..];
         BatchHeader::parse(rest).is_ok_and(|header| {
             header.base_offset >= next_offset
