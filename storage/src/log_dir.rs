@@ -281,8 +281,8 @@ impl LogDir {
         self.log_starts.borrow().clone()
     }
 
-    /// Grows with every [`LogDir::lower`] and [`LogDir::forget`]: offsets gathered before it grew
-    /// must not be written after.
+    /// Grows with every [`LogDir::lower`], [`LogDir::forget`] and [`LogDir::take_over`]: offsets
+    /// gathered before it grew must not be written after.
     pub fn lowered(&self) -> u64 {
         self.lowered.get()
     }

@@ -1,9 +1,11 @@
 //! Log directories on the simulated disk: identity, how the last run ended, checkpoints, crashes.
 
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::Rt;
-use corelog_runtime::sim::{SimConfig, SimWorld, run_until_crash};
+use corelog_runtime::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimWorld, run_until_crash};
 use corelog_storage::checkpoint_files::{
     CLEAN_MARKER, HIGH_WATERMARKS, META_PROPERTIES, OffsetMap, RECOVERY_POINTS,
 };
@@ -277,6 +279,78 @@ fn checkpoints_read_back_lower_and_forget() {
         ] {
             assert_eq!(map, OffsetMap::from([(("t".to_owned(), 1), 5)]));
         }
+    });
+}
+
+#[test]
+fn r05_a_raise_whose_writer_went_away_is_written_by_the_next() {
+    let world = world(8);
+    let disk = world.clone();
+    run(&world, |rt| async move {
+        let dir = Rc::new(open(&rt).await);
+        let raise = |partition: i32| {
+            let dir = Rc::clone(&dir);
+            async move { dir.raise_log_start("t", partition, 7, 9).await }
+        };
+        // The one in turn takes the next along, and ends while it writes.
+        disk.add_fault(ScriptedFault {
+            kind: OpKind::Write,
+            path_contains: "checkpoint".to_owned(),
+            skip: 2,
+            times: 1,
+            fault: Fault::Slow(Duration::from_secs(60)),
+        });
+        // It holds the turn while the two others line up.
+        let first = rt.spawn("first", raise(0));
+        let second = rt.spawn("second", {
+            let (rt, raise) = (rt.clone(), raise(1));
+            async move { rt.timeout(Duration::from_secs(1), raise).await.is_none() }
+        });
+        let third = rt.spawn("third", raise(2));
+        first.await.expect("it ran").unwrap();
+        assert_eq!(second.await, Some(true), "it was given up");
+        third.await.expect("it ran").unwrap();
+        let dir = open(&rt).await;
+        for partition in [0, 2] {
+            let key = ("t".to_owned(), partition);
+            assert_eq!(dir.log_starts().get(&key), Some(&7), "{partition}");
+            assert_eq!(dir.recovery_points().get(&key), Some(&9), "{partition}");
+        }
+    });
+}
+
+#[test]
+fn r33_the_offsets_of_a_moved_partition_replace_those_that_are_there() {
+    run(&world(9), |rt| async move {
+        let from = open(&rt).await;
+        from.write_log_starts(&offsets(3), from.lowered())
+            .await
+            .unwrap();
+        from.write_recovery_points(&offsets(10), from.lowered())
+            .await
+            .unwrap();
+        let into = Path::new("/data/more");
+        let open_into = || LogDir::open(&rt, into, node(1, None), None);
+        let dir = open_into().await.unwrap();
+        dir.write_high_watermarks(&offsets(900), dir.lowered())
+            .await
+            .unwrap();
+        let gathered = dir.lowered();
+        let moved = ("t".to_owned(), 0);
+        dir.take_over(&from, std::slice::from_ref(&moved))
+            .await
+            .unwrap();
+        let stale = dir.write_high_watermarks(&offsets(900), gathered).await;
+        assert!(!stale.unwrap(), "gathered before");
+        let dir = open_into().await.unwrap();
+        assert_eq!(dir.log_starts(), OffsetMap::from([(moved.clone(), 3)]));
+        assert_eq!(
+            dir.recovery_points(),
+            OffsetMap::from([(moved.clone(), 10)])
+        );
+        let other = ("t".to_owned(), 1);
+        assert_eq!(dir.high_watermarks(), OffsetMap::from([(other, 5)]));
+        assert!(dir.is_checkpointed(&moved));
     });
 }
 

@@ -132,7 +132,6 @@ async fn boot(shard: &Rc<Shard>, shared: &Arc<Shared>) -> Result<usize, String> 
     shard.spawn("remove_deleted", async move {
         of_dirs.remove_deleted(&rt).await;
     });
-    begin(shard, &dirs).await;
     dirs.make_reserves(shard).await;
 
     let log = LocalLog::open_in(&shard.rt, Rc::clone(dirs.metadata()), node_id)
@@ -140,11 +139,18 @@ async fn boot(shard: &Rc<Shard>, shared: &Arc<Shared>) -> Result<usize, String> 
         .map_err(|e| e.to_string())?;
     log.on_failure(log_dirs::metadata_failed(shard));
     let image = replay(&log).await?;
-    let found = dirs.found(&shard.rt, &image, node_id).await?;
+    let found = loop {
+        let found = dirs.found(&shard.rt, &image, node_id).await?;
+        if dirs.carry_moved(shard, &image, &found).await? {
+            break found;
+        }
+    };
     let image = register(shard, shared, &log, image, found).await?;
     let partitions = image.topics().map(|topic| topic.partitions.len()).sum();
     dirs.set_strays_aside(&shard.rt, &image, node_id).await;
+    begin(shard, &dirs).await;
     let image = Arc::new(image);
+    dirs.set_image_of_start(Arc::clone(&image));
     let controller = Controller::new(shard, Box::new(log), Arc::clone(&image));
     controller.publish(image).await;
     *shard.controller.borrow_mut() = Some(Rc::clone(&controller));

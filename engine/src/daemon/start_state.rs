@@ -53,15 +53,3 @@ impl StartState {
         log_dirs.into_iter().position(|dir| dir.id == Some(id))
     }
 }
-
-impl StartDir {
-    /// A checkpoint file names the partition.
-    pub fn is_checkpointed(&self, name: &PartitionName) -> bool {
-        let maps = [
-            &self.recovery_points,
-            &self.high_watermarks,
-            &self.log_starts,
-        ];
-        maps.iter().any(|map| map.contains_key(name))
-    }
-}

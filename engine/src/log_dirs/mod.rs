@@ -7,6 +7,7 @@ pub mod open;
 mod space;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -67,6 +68,10 @@ pub struct LogDirs {
     /// The one with the metadata log.
     metadata: usize,
     halt: Halt,
+    /// The metadata of the start, until shard 0 answers from some.
+    of_start: RefCell<Option<Arc<Image>>>,
+    /// Partitions of deleted topics that checkpoints could not be made to forget.
+    unforgotten: RefCell<BTreeSet<PartitionName>>,
 }
 
 impl LogDirs {
@@ -90,6 +95,28 @@ impl LogDirs {
     pub fn online_ids(&self) -> Vec<Uuid> {
         let online = self.of_logs().filter(|(_, dir)| dir.online().is_some());
         online.filter_map(|(_, dir)| dir.id).collect()
+    }
+
+    /// Takes the metadata that the first logs are opened by.
+    pub fn set_image_of_start(&self, image: Arc<Image>) {
+        *self.of_start.borrow_mut() = Some(image);
+    }
+
+    /// The directory of `log.dirs` with this id, while it works or since it failed.
+    fn place_of(&self, id: Uuid) -> Option<usize> {
+        let mut found = self.of_logs();
+        found.find(|(_, dir)| dir.id == Some(id)).map(|(at, _)| at)
+    }
+
+    /// The directory that the metadata places a partition in.
+    fn place_of_partition(&self, shard: &Shard, name: &PartitionName) -> Option<usize> {
+        let of_start = self.of_start.borrow().clone();
+        let images = [Some(shard.image()), Some(shard.newest_image()), of_start];
+        let known = images.into_iter().flatten().find_map(|image| {
+            let partition = image.topic(&name.0)?.partition(name.1)?;
+            partition.directory(shard.start_config.node_id)
+        });
+        self.place_of(known?)
     }
 
     /// A directory of `log.dirs` does not work.
@@ -170,18 +197,21 @@ impl LogDirs {
         false
     }
 
-    /// Lowers a partition's checkpoints to an offset, durably, wherever they are.
+    /// Lowers a partition's checkpoints to an offset, durably, in the directory that it is in. While
+    /// the metadata does not say which that is, wherever they are.
     pub async fn lower(
         &self,
         shard: &Rc<Shard>,
         name: PartitionName,
         offset: i64,
     ) -> Result<(), String> {
+        // Another directory may name a former partition of this name, and may be offline.
+        let place = self.place_of_partition(shard, &name);
         for (at, dir) in self.dirs.iter().enumerate() {
-            let Some(open) = &dir.open else { continue };
-            let is_here = open.recovery_points().contains_key(&name)
-                || open.high_watermarks().contains_key(&name);
-            if let (true, Some(why)) = (is_here, dir.failure()) {
+            let Some(open) = dir.open.as_ref().filter(|_| place.is_none_or(|p| p == at)) else {
+                continue;
+            };
+            if let (true, Some(why)) = (open.is_checkpointed(&name), dir.failure()) {
                 return Err(format!("the log directory is offline: {why}"));
             }
             if let Err(error) = open.lower(&name.0, name.1, offset).await {
@@ -193,7 +223,8 @@ impl LogDirs {
         Ok(())
     }
 
-    /// Drops partitions from the checkpoints of every directory, durably.
+    /// Drops partitions from the checkpoints of every directory, durably. What fails is tried again
+    /// with the next checkpoints.
     pub async fn forget(
         &self,
         shard: &Rc<Shard>,
@@ -208,7 +239,35 @@ impl LogDirs {
                 self.note(shard, at, Err(error));
             }
         }
+        let mut unforgotten = self.unforgotten.borrow_mut();
+        match outcome {
+            Ok(()) => unforgotten.retain(|name| !partitions.contains(name)),
+            Err(_) => unforgotten.extend(partitions.iter().cloned()),
+        }
         outcome
+    }
+
+    /// Drops a partition whose name is about to be used again, where a checkpoint still names it.
+    pub async fn forget_former(
+        &self,
+        shard: &Rc<Shard>,
+        name: PartitionName,
+    ) -> Result<(), String> {
+        let mut online = self.dirs.iter().filter_map(Dir::online);
+        if online.any(|open| open.is_checkpointed(&name)) {
+            return self.forget(shard, &[name]).await;
+        }
+        self.unforgotten.borrow_mut().remove(&name);
+        Ok(())
+    }
+
+    /// Tries again to drop those that could not be dropped. None of them is a name in use:
+    /// [`LogDirs::forget_former`] came first, and turns are taken in order.
+    async fn forget_again(&self, shard: &Rc<Shard>) {
+        let names: Vec<PartitionName> = self.unforgotten.borrow().iter().cloned().collect();
+        if !names.is_empty() {
+            let _noted = self.forget(shard, &names).await;
+        }
     }
 
     /// Raises a partition's recovery point and log start, durably, in the directory `at` which it is.
@@ -222,11 +281,9 @@ impl LogDirs {
         log_start: i64,
         recovery_point: i64,
     ) -> io::Result<()> {
-        let found = at.or_else(|| self.place_of(shard, &name)).and_then(|at| {
-            let open = self.dirs.get(at)?.online()?;
-            Some((at, Rc::clone(open)))
-        });
-        let Some((at, open)) = found else {
+        let place = at.or_else(|| self.place_of_partition(shard, &name));
+        let place = place.and_then(|at| Some((at, Rc::clone(self.dirs.get(at)?.online()?))));
+        let Some((at, open)) = place else {
             return Err(io::Error::other("the partition's log directory is offline"));
         };
         let raised = open.raise_log_start(&name.0, name.1, log_start, recovery_point);
@@ -236,15 +293,6 @@ impl LogDirs {
             }
             error.into_io()
         })
-    }
-
-    /// Where the metadata of this shard has a partition.
-    fn place_of(&self, shard: &Shard, name: &PartitionName) -> Option<usize> {
-        let image = shard.image();
-        let known = image.topic(&name.0)?.partition(name.1)?;
-        let id = known.directory(shard.start_config.node_id)?;
-        let (at, _) = self.of_logs().find(|(_, dir)| dir.id == Some(id))?;
-        Some(at)
     }
 
     /// Of each directory what grows with every lowered or forgotten checkpoint, see
@@ -273,6 +321,8 @@ impl LogDirs {
                 }
             }
         }
+        // Last: it makes void what was gathered.
+        self.forget_again(shard).await;
         all
     }
 

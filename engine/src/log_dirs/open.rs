@@ -1,5 +1,6 @@
 //! The start: which directories there are, whose they are, and which partitions are in them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use super::{Dir, Halt, LogDirs, same};
 use crate::daemon::start_state::PartitionName;
 use crate::metadata_log::local::DIRECTORY;
 use crate::shard::Shard;
-use crate::shard::apply::rename_to_stray;
+use crate::shard::opening::rename_to_stray;
 
 /// What the directories are opened by.
 pub struct Wanted<'a> {
@@ -93,6 +94,8 @@ impl LogDirs {
             log_dirs: wanted.log_dirs.len(),
             metadata,
             halt,
+            of_start: RefCell::default(),
+            unforgotten: RefCell::default(),
         };
         dirs.check(rt).await?;
         Ok(dirs)
@@ -215,6 +218,53 @@ impl LogDirs {
             is_any_offline: self.is_any_offline(),
             partitions,
         })
+    }
+
+    /// Has the directories that partitions were moved into by hand know what those that they came
+    /// from know of them: where the image says that they were, until it is told where they are.
+    /// Durable when it answers true; false: a directory went offline meanwhile, look again.
+    ///
+    /// Errors: the checkpoints of a directory that works cannot be written.
+    pub async fn carry_moved(
+        &self,
+        shard: &Rc<Shard>,
+        image: &Image,
+        found: &FoundDirectories,
+    ) -> Result<bool, String> {
+        let node_id = shard.start_config.node_id;
+        let mut moves: BTreeMap<(usize, usize), Vec<PartitionName>> = BTreeMap::new();
+        for (name, &to) in &found.partitions {
+            let known = image.topic(&name.0).and_then(|t| t.partition(name.1));
+            let Some(from) = known.and_then(|p| p.directory(node_id)) else {
+                continue;
+            };
+            if from == to {
+                continue;
+            }
+            let works = |at: &usize| self.dirs[*at].online().is_some();
+            match (self.place_of(from).filter(works), self.place_of(to)) {
+                (Some(from), Some(to)) => {
+                    moves.entry((from, to)).or_default().push(name.clone());
+                }
+                _ => tracing::warn!(topic = name.0, partition = name.1, from = %from,
+                    "the partition was moved from a directory that is not there: its log start and its recovery point are not known"),
+            }
+        }
+        for ((from, to), names) in moves {
+            let (from, into) = (&self.dirs[from], &self.dirs[to]);
+            // One that failed meanwhile has no partitions any more, or gives none away.
+            let (Some(from), Some(into)) = (from.online(), into.online()) else {
+                return Ok(false);
+            };
+            tracing::info!(from = %from.path().display(), to = %into.path().display(),
+                partitions = names.len(), "partitions were moved to another log directory");
+            if let Err(error) = into.take_over(from, &names).await {
+                let (text, condemns) = (error.to_string(), error.condemns());
+                self.note(shard, to, Err(error));
+                return if condemns { Ok(false) } else { Err(text) };
+            }
+        }
+        Ok(true)
     }
 
     /// Renames partition directories that no topic claims: a crash came between a topic's removal

@@ -2,22 +2,20 @@
 //! until the shard is as the image says.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corelog_core::Uuid;
 use corelog_core::config::BrokerConfig;
-use corelog_core::metadata::image::{Image, Partition as KnownPartition, Topic};
-use corelog_runtime::{Rt, ShardId};
-use corelog_storage::checkpoint_files::OffsetMap;
-use corelog_storage::log::{Log, LogError, LogParams};
-use corelog_storage::log_dir::{StartKind, read_partition_metadata};
+use corelog_core::metadata::image::{Image, Topic};
+use corelog_runtime::ShardId;
+use corelog_storage::log::delete_unopened;
+use corelog_storage::log_dir::read_partition_metadata;
 
-use super::message::{Operation, PartitionKey, Request, Response};
+use super::Shard;
+use super::message::{Operation, PartitionKey, Request};
+use super::offline::{self, Unopened};
+use super::opening::{NotOpen, open};
 use super::partition::Partition;
-use super::{Shard, offline};
-use crate::daemon::start_state::StartState;
 use crate::topic_settings::{TopicSettings, resolve};
 
 /// Logs opened at a time: recovery reads much, and other shards want the disk too.
@@ -25,24 +23,22 @@ const OPEN_AT_ONCE: usize = 16;
 
 /// Makes this shard what `image` says; answers requests from it when done.
 ///
-/// A partition whose log cannot be opened stays out of the shard, and is tried again: its clients get
-/// NOT_LEADER_OR_FOLLOWER, the log says why.
+/// A partition whose log cannot be opened stays out of the shard, and is tried again beside whatever
+/// images come: its clients get NOT_LEADER_OR_FOLLOWER, the log says why.
 pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
-    let _turn = shard.offline.opening.lock().await;
+    let _turn = shard.offline.changing.lock().await;
     if image.version() < shard.image().version() || shard.stopping.get() {
         return;
     }
+    shard.offline.set_coming(Some(Arc::clone(&image)));
     refresh_broker_config(shard, &image);
     drop_removed(shard, &image).await;
-    let missing = change_kept(shard, &image);
-    let asked: BTreeSet<_> = missing
-        .iter()
-        .map(|(t, index, _)| key_of(t, *index))
-        .collect();
-    shard.offline.retain(&asked);
+    let mut missing = change_kept(shard, &image);
+    missing.retain(|(topic, index, _)| !shard.offline.contains(&key_of(topic, *index)));
     open_all(shard, &missing).await;
     let before = shard.image();
     shard.set_image(Arc::clone(&image));
+    shard.offline.set_coming(None);
     crate::groups::changed(shard, &before, &image);
     offline::retry(shard);
 }
@@ -50,7 +46,7 @@ pub async fn apply_image(shard: &Rc<Shard>, image: Arc<Image>) {
 /// Takes what the configuration file says now, where it may change while the broker runs. Dynamic
 /// configs of the metadata still come before it.
 pub async fn reload(shard: &Rc<Shard>, config: Arc<BrokerConfig>) {
-    let _turn = shard.offline.opening.lock().await;
+    let _turn = shard.offline.changing.lock().await;
     shard.set_static_config(config);
     let image = shard.image();
     refresh_broker_config(shard, &image);
@@ -59,11 +55,21 @@ pub async fn reload(shard: &Rc<Shard>, config: Arc<BrokerConfig>) {
     crate::groups::changed(shard, &image, &image);
 }
 
-/// Another try for the partitions that are offline.
+/// Another try for the partitions that are offline. Images may come meanwhile: only one that deletes
+/// a topic whose log is just being opened waits for that log.
 pub(super) async fn open_again(shard: &Rc<Shard>) {
-    let offline = shard.offline.keys();
-    let mut missing = change_kept(shard, &shard.image());
-    missing.retain(|(topic, index, _)| offline.contains(&key_of(topic, *index)));
+    let (image, config) = (shard.newest_image(), shard.config());
+    let mut missing: Vec<Missing> = Vec::new();
+    for key in shard.offline.keys() {
+        let Some(topic) = image.topic_by_id(&key.topic_id) else {
+            continue;
+        };
+        let settings = match missing.last() {
+            Some((last, _, settings)) if last.id == topic.id => Rc::clone(settings),
+            _ => Rc::new(resolve(&image, &config, &topic.name)),
+        };
+        missing.push((Arc::clone(topic), key.partition, settings));
+    }
     open_all(shard, &missing).await;
 }
 
@@ -76,22 +82,19 @@ async fn open_all(shard: &Rc<Shard>, missing: &[Missing]) {
             let (shard, topic, settings) = (Rc::clone(shard), Arc::clone(topic), settings.clone());
             let index = *index;
             opening.push(shard.rt.clone().spawn_vital("open_log", async move {
-                let opened = open(&shard, &topic, index, &settings).await;
-                note_opened(&shard, &topic, index, opened);
+                let key = key_of(&topic, index);
+                let _opening = shard.offline.begin_opening(key);
+                // Its topic may be gone since it was listed.
+                if shard.newest_image().topic_by_id(&key.topic_id).is_some() {
+                    let opened = open(&shard, &topic, index, &settings).await;
+                    note_opened(&shard, &topic, index, opened);
+                }
             }));
         }
         for task in opening {
             task.await;
         }
     }
-}
-
-/// Why a partition is not open.
-enum NotOpen {
-    /// Its log directory is offline or not there.
-    Dir(Arc<str>),
-    /// In this directory, for this reason: it is tried again.
-    Log(usize, String),
 }
 
 fn note_opened(shard: &Shard, topic: &Topic, index: i32, opened: Result<(), NotOpen>) {
@@ -130,15 +133,20 @@ fn refresh_broker_config(shard: &Shard, image: &Image) {
     }
 }
 
+/// Drops the partitions whose topics are gone, with their files, opened or not.
 async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
     let own = shard.id().0;
     let kept: BTreeSet<PartitionKey> = image
         .topics()
         .flat_map(|topic| keys_on(topic, own).map(|(_, key)| key))
         .collect();
+    let is_gone = |key: &PartitionKey| !kept.contains(key);
+    // Files that are being opened are not renamed, and a topic made again wants their names.
+    shard.offline.wait_opened(is_gone).await;
     let mut removed = shard.partitions();
-    removed.retain(|partition| !kept.contains(&partition.key));
-    if removed.is_empty() {
+    removed.retain(|partition| is_gone(&partition.key));
+    let unopened = shard.offline.take(is_gone);
+    if removed.is_empty() && unopened.is_empty() {
         return;
     }
     for group in removed.chunks(OPEN_AT_ONCE) {
@@ -156,17 +164,52 @@ async fn drop_removed(shard: &Rc<Shard>, image: &Image) {
             task.await;
         }
     }
-    // Topics made again under these names start from nothing.
-    let names = removed
-        .iter()
-        .map(|p| (p.topic.clone(), p.key.partition))
-        .collect();
+    let named = removed.iter().map(|p| (p.topic.clone(), p.key.partition));
+    let mut names: Vec<_> = named.collect();
+    let before = shard.image();
+    for partition in unopened {
+        if let Some(topic) = before.topic_by_id(&partition.key.topic_id) {
+            delete_files(shard, &before, topic, &partition).await;
+            names.push((topic.name.to_string(), partition.key.partition));
+        }
+    }
+    // Topics made again under these names start from nothing. What cannot be forgotten now shard 0
+    // tries again, and who makes such a log anew asks for it.
     shard
         .call(
             ShardId(0),
             Request::Operate(Operation::ForgetCheckpoints(names)),
         )
         .await;
+}
+
+/// Deletes the files of a partition whose log is not open, where they are known to be its own. In a
+/// directory that does not work nothing can be done.
+async fn delete_files(shard: &Shard, image: &Image, topic: &Topic, partition: &Unopened) {
+    let Some(at) = partition.dir else { return };
+    let start = shard.start.borrow().clone();
+    let Some(path) = start.map(|start| start.dirs[at].path.clone()) else {
+        return;
+    };
+    let index = partition.key.partition;
+    let dir = path.join(format!("{}-{index}", topic.name));
+    match read_partition_metadata(&shard.rt, &dir).await {
+        Ok(Some(id)) if id == topic.id.to_bytes() => {}
+        // Made by this process, which came no further.
+        Ok(None) if !partition.since_start => {}
+        _ => return,
+    }
+    let settings = resolve(image, &shard.config(), &topic.name);
+    let delay = std::time::Duration::from_millis(settings.log.file_delete_delay_ms);
+    let deleted = delete_unopened(&shard.rt, &shard.storage, &dir, (&topic.name, index), delay);
+    match deleted.await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            shard.undeleted.borrow_mut().insert(at);
+            tracing::error!(topic = %topic.name, partition = index, %error,
+                "the files of a deleted topic could not be removed");
+        }
+        _ => {}
+    }
 }
 
 async fn delete(shard: &Shard, partition: &Partition) {
@@ -204,164 +247,9 @@ fn keys_on(topic: &Topic, shard: u16) -> impl Iterator<Item = (i32, PartitionKey
         .map(|(index, _)| (index, key_of(topic, index)))
 }
 
-fn key_of(topic: &Topic, partition: i32) -> PartitionKey {
+pub(super) fn key_of(topic: &Topic, partition: i32) -> PartitionKey {
     PartitionKey {
         topic_id: topic.id,
         partition,
     }
-}
-
-/// The log directory that the metadata places a partition in.
-fn place(shard: &Shard, start: &StartState, known: &KnownPartition) -> Result<usize, NotOpen> {
-    let offline = |why: &str| Err(NotOpen::Dir(why.into()));
-    let Some(id) = known.directory(shard.start_config.node_id) else {
-        return offline("it was found in none, and not all log directories are there");
-    };
-    let Some(at) = start.dir_of(id) else {
-        let failed = start.dirs.iter().find_map(|dir| dir.failure.as_deref());
-        return offline(&match failed {
-            Some(why) => format!("directory.id {id} is not there; one could not be opened: {why}"),
-            None => format!("no directory of log.dirs has directory.id {id}"),
-        });
-    };
-    match shard.dirs.failure(at) {
-        Some(why) => Err(NotOpen::Dir(why)),
-        None => Ok(at),
-    }
-}
-
-/// Opens or makes a partition's log, in the directory that it was placed in and in no other: what
-/// is missing there is never made anew elsewhere.
-async fn open(
-    shard: &Rc<Shard>,
-    topic: &Arc<Topic>,
-    index: i32,
-    settings: &TopicSettings,
-) -> Result<(), NotOpen> {
-    let start = shard
-        .start
-        .borrow()
-        .clone()
-        .expect("the start's findings come before the first image");
-    let Some(known) = topic.partition(index) else {
-        return Ok(());
-    };
-    let at = place(shard, &start, known)?;
-    let not_open = |error: String| NotOpen::Log(at, error);
-    let start = &start.dirs[at];
-    let name = (topic.name.to_string(), index);
-    let dir = start.path.join(format!("{}-{}", topic.name, index));
-    let exists = set_stranger_aside(shard, &dir, topic.id)
-        .await
-        .map_err(|error| not_open(format!("{}: {error}", dir.display())))?;
-    let key = key_of(topic, index);
-    let had_records = start.high_watermarks.get(&name).is_some_and(|&end| end > 0);
-    let since_start = shard.image().version() == 0 || shard.offline.since_start(&key);
-    if !exists && had_records && since_start {
-        // An empty log now would hide the records for good.
-        return Err(not_open(format!(
-            "{}: the directory is gone",
-            dir.display()
-        )));
-    }
-    let checkpointed = |offsets: &OffsetMap| {
-        if exists {
-            offsets.get(&name).copied().unwrap_or(0)
-        } else {
-            0
-        }
-    };
-    if !exists && start.is_checkpointed(&name) {
-        // Of a log of this name that is gone: after the next start they would be taken for this one's.
-        let forget = Request::Operate(Operation::ForgetCheckpoints(vec![name.clone()]));
-        shard.call(ShardId(0), forget).await;
-    }
-    let params = LogParams {
-        dir: dir.clone(),
-        topic: topic.name.to_string(),
-        partition: index,
-        topic_id: topic.id.to_bytes(),
-        leader_epoch: known.leader_epoch,
-        recovery_point: checkpointed(&start.recovery_points),
-        high_watermark: checkpointed(&start.high_watermarks),
-        log_start: checkpointed(&start.log_starts),
-        start: match start.kind {
-            Some(kind) if exists => kind,
-            None if exists => StartKind::Unclean,
-            _ => StartKind::Clean,
-        },
-        config: settings.log.clone(),
-    };
-    // What recovery found and did is logged by the log itself.
-    let mut log = if exists {
-        let opened = Log::open(&shard.rt, &shard.storage, params.clone()).await;
-        opened.map(|(log, _)| log)
-    } else {
-        Log::create(&shard.rt, &shard.storage, params.clone()).await
-    };
-    // The broker's own topics are made and opened on a full disk too.
-    while settings.log.uses_reserve
-        && matches!(log, Err(LogError::NoSpace))
-        && release(shard, at).await
-    {
-        let opened = Log::open(&shard.rt, &shard.storage, params.clone()).await;
-        log = opened.map(|(log, _)| log);
-    }
-    let log = log.map_err(|error| not_open(error.to_string()))?;
-    if let Some(why) = shard.dirs.failure(at) {
-        log.condemn(&why);
-        return Err(NotOpen::Dir(why));
-    }
-    let name = topic.name.to_string();
-    let rules = settings.rules.clone();
-    let partition = Partition::new(key, name, at, known.leader_epoch, log, rules);
-    shard.insert_partition(Rc::clone(&partition));
-    crate::groups::opened(shard, &partition);
-    Ok(())
-}
-
-/// Has a part of a directory's reserve given back; false when nothing is left of it.
-async fn release(shard: &Shard, at: usize) -> bool {
-    let release = Request::Operate(Operation::ReleaseReserve(at));
-    let released = shard.call(ShardId(0), release).await;
-    matches!(released, Some(Response::Released(true)))
-}
-
-/// True when `dir` holds this topic's log. One of another topic id is left from a deletion that a
-/// crash cut short: it is renamed, never opened under this name.
-async fn set_stranger_aside(shard: &Shard, dir: &Path, id: Uuid) -> Result<bool, String> {
-    if !shard.rt.stat(dir).await.is_ok_and(|stat| stat.is_dir) {
-        return Ok(false);
-    }
-    let stored = read_partition_metadata(&shard.rt, dir)
-        .await
-        .map_err(|e| e.to_string())?;
-    match stored {
-        Some(stored) if stored != id.to_bytes() => {
-            rename_to_stray(&shard.rt, dir)
-                .await
-                .map_err(|e| e.to_string())?;
-            Ok(false)
-        }
-        Some(_) | None => Ok(true),
-    }
-}
-
-/// Renames a partition's directory that no topic claims to `<name>.<32 hex>-stray`, as Kafka does:
-/// nothing reads it any more, and nothing deletes it.
-pub async fn rename_to_stray(rt: &Rt, dir: &Path) -> std::io::Result<()> {
-    let name = dir
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let stray = format!(
-        "{name}.{:016x}{:016x}-stray",
-        rt.random_u64(),
-        rt.random_u64()
-    );
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    rt.rename(dir, parent.join(&stray)).await?;
-    rt.sync_dir(parent).await?;
-    tracing::warn!(dir = %dir.display(), renamed_to = stray, "no topic claims this directory");
-    Ok(())
 }

@@ -272,6 +272,9 @@ pub enum Operation {
     },
     /// Drop deleted partitions from the checkpoints, durably (shard 0).
     ForgetCheckpoints(Vec<(String, i32)>),
+    /// Drop from the checkpoints, durably, what is left there of a partition whose name is about to
+    /// be used again (shard 0).
+    ForgetFormer((String, i32)),
     /// Take these values of the configuration file; answered when they are in force.
     Reload(Arc<BrokerConfig>),
     /// Answer: a sign of life.

@@ -8,6 +8,9 @@ mod counts;
 pub mod dirs;
 pub mod message;
 pub mod offline;
+pub mod opening;
+#[cfg(test)]
+mod opening_test;
 pub mod partition;
 pub mod read;
 mod requests;
@@ -250,6 +253,11 @@ impl Shard {
     /// The metadata this shard answers from.
     pub fn image(&self) -> Arc<Image> {
         Arc::clone(&self.image.borrow())
+    }
+
+    /// The metadata that this shard answers from, or is just being changed to.
+    pub(crate) fn newest_image(&self) -> Arc<Image> {
+        self.offline.coming().unwrap_or_else(|| self.image())
     }
 
     /// Partitions in the metadata.

@@ -3,8 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use corelog_core::metadata::Image;
 use corelog_runtime::sync::{FifoMutex, Notify};
 
 use super::Shard;
@@ -23,14 +25,40 @@ struct Reason {
     since_start: bool,
 }
 
+/// A partition that was never opened and whose topic is gone.
+pub(super) struct Unopened {
+    pub(super) key: PartitionKey,
+    /// The directory it is in; `None` when that does not work.
+    pub(super) dir: Option<usize>,
+    /// See [`Reason::since_start`].
+    pub(super) since_start: bool,
+}
+
+/// A log is being opened, for as long as this lives.
+pub(super) struct Opening<'a>(&'a Offline, PartitionKey);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.borrow_mut().remove(&self.1);
+        self.0.opened.notify_all();
+    }
+}
+
 /// Partitions of one shard that are offline. Shard: their owner.
 #[derive(Default)]
 pub struct Offline {
     partitions: RefCell<BTreeMap<PartitionKey, Reason>>,
     /// Those whose log directory is offline, or not there at all: they are not tried again.
     in_dirs: RefCell<BTreeSet<PartitionKey>>,
-    /// Held while logs are opened and dropped.
-    pub(super) opening: FifoMutex,
+    /// Held while the shard is changed to an image or to other settings. A log that is tried again is
+    /// opened beside it.
+    pub(super) changing: FifoMutex,
+    /// The image that the shard is being changed to.
+    coming: RefCell<Option<Arc<Image>>>,
+    /// Partitions whose logs are being opened.
+    opening: RefCell<BTreeSet<PartitionKey>>,
+    /// One of them is done.
+    opened: Notify,
     retrying: Cell<bool>,
     /// What was in the way may be gone.
     hurry: Notify,
@@ -74,12 +102,65 @@ impl Offline {
         self.in_dirs.borrow_mut().insert(key)
     }
 
-    /// Drops those that are not `kept`: their topics are gone.
-    pub(super) fn retain(&self, kept: &BTreeSet<PartitionKey>) {
-        self.partitions
-            .borrow_mut()
-            .retain(|key, _| kept.contains(key));
-        self.in_dirs.borrow_mut().retain(|key| kept.contains(key));
+    /// It is offline, whatever for.
+    pub(super) fn contains(&self, key: &PartitionKey) -> bool {
+        self.partitions.borrow().contains_key(key) || self.is_in_dir(key)
+    }
+
+    /// Takes those out whose topics are gone.
+    pub(super) fn take(&self, is_gone: impl Fn(&PartitionKey) -> bool) -> Vec<Unopened> {
+        let mut gone = Vec::new();
+        self.in_dirs.borrow_mut().retain(|&key| {
+            let goes = is_gone(&key);
+            if goes {
+                let (dir, since_start) = (None, true);
+                gone.push(Unopened {
+                    key,
+                    dir,
+                    since_start,
+                });
+            }
+            !goes
+        });
+        self.partitions.borrow_mut().retain(|&key, reason| {
+            let goes = is_gone(&key);
+            if goes {
+                let (dir, since_start) = (Some(reason.dir), reason.since_start);
+                gone.push(Unopened {
+                    key,
+                    dir,
+                    since_start,
+                });
+            }
+            !goes
+        });
+        gone
+    }
+
+    /// A log is being opened until the guard goes.
+    pub(super) fn begin_opening(&self, key: PartitionKey) -> Opening<'_> {
+        self.opening.borrow_mut().insert(key);
+        Opening(self, key)
+    }
+
+    /// Waits until no log of those that are gone is being opened.
+    pub(super) async fn wait_opened(&self, is_gone: impl Fn(&PartitionKey) -> bool) {
+        loop {
+            let opened = self.opened.notified();
+            if !self.opening.borrow().iter().any(&is_gone) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    /// The image that the shard is being changed to.
+    pub(super) fn coming(&self) -> Option<Arc<Image>> {
+        self.coming.borrow().clone()
+    }
+
+    pub(super) fn set_coming(&self, image: Option<Arc<Image>>) {
+        *self.coming.borrow_mut() = image;
     }
 
     /// Notes why a log could not be opened; true when that is news.
@@ -124,7 +205,6 @@ pub(super) fn retry(shard: &Rc<Shard>) {
         while !shard.offline.is_empty() {
             crate::race::race(shard.rt.sleep(pause), shard.offline.hurry.notified()).await;
             pause = (pause * 2).min(PAUSE_MAX);
-            let _turn = shard.offline.opening.lock().await;
             if shard.stopping.get() {
                 break;
             }

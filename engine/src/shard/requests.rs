@@ -179,6 +179,15 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
                 })
             });
         }
+        Operation::ForgetFormer(name) => {
+            let dirs = shard.log_dirs.borrow().clone();
+            answer(shard, "forget_former", reply, |shard| async move {
+                Response::Lowered(match dirs {
+                    Some(dirs) => vital(dirs.forget_former(&shard, name)).await,
+                    None => Err("the log directories are not open on this shard".to_owned()),
+                })
+            });
+        }
         Operation::DirFound(at, found) => {
             log_dirs::report(shard, at, found);
             reply.send(Response::Done);

@@ -14,7 +14,7 @@ use crate::log::roll::NextFile;
 use crate::log::segment::{
     INDEX, PREPARED_NAME, SNAPSHOT, TIME_INDEX, parse_segment_name, segment_path,
 };
-use crate::log::unlink::remove_dir_later;
+use crate::log::unlink::{remove_dir_later, rename_doomed};
 
 /// Snapshots of checkpoints kept: should the newest be damaged, recovery replays from the one before.
 const SNAPSHOTS_KEPT: usize = 2;
@@ -292,14 +292,7 @@ impl LogInner {
 
     async fn delete_files(&self) -> io::Result<()> {
         let dir = self.dir.borrow().clone();
-        let parent = dir.parent().map(PathBuf::from).unwrap_or_default();
-        let mut unique = [0u8; 16];
-        unique[..8].copy_from_slice(&self.rt.random_u64().to_be_bytes());
-        unique[8..].copy_from_slice(&self.rt.random_u64().to_be_bytes());
-        let name = crate::checkpoint_files::deleted_dir_name(&self.topic, self.partition, &unique);
-        let doomed = parent.join(name);
-        self.rt.rename(&dir, &doomed).await?;
-        self.rt.sync_dir(&parent).await?;
+        let doomed = rename_doomed(&self.rt, &dir, &self.topic, self.partition).await?;
         *self.dir.borrow_mut() = doomed.clone();
         let delay = Duration::from_millis(self.config.borrow().file_delete_delay_ms);
         remove_dir_later(&self.rt, &self.shard, doomed, delay);

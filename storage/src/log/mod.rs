@@ -49,6 +49,7 @@ pub use retention::Retained;
 pub(crate) use segment::OpenSegment;
 pub use segment::SegmentFile;
 pub(crate) use tail::LogTail;
+pub use unlink::delete_unopened;
 
 use crate::config::LogConfig;
 use crate::flush_policy::{FlushState, Requirement};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use corelog_runtime::Rt;
 
+use crate::checkpoint_files::deleted_dir_name;
 use crate::log::files::unlink_if_there;
 use crate::shard::ShardStorage;
 
@@ -35,6 +36,37 @@ pub(crate) fn unlink_later(
         }
     })
     .detach();
+}
+
+/// Deletes the files of a log that is not open, as [`super::Log::delete`] does: its directory is
+/// renamed, durably; the files go after the delay.
+pub async fn delete_unopened(
+    rt: &Rt,
+    shard: &Rc<ShardStorage>,
+    dir: &Path,
+    (topic, partition): (&str, i32),
+    delay: Duration,
+) -> io::Result<()> {
+    let doomed = rename_doomed(rt, dir, topic, partition).await?;
+    remove_dir_later(rt, shard, doomed, delay);
+    Ok(())
+}
+
+/// Renames a partition's directory for deletion, durably; gives its new path.
+pub(crate) async fn rename_doomed(
+    rt: &Rt,
+    dir: &Path,
+    topic: &str,
+    partition: i32,
+) -> io::Result<PathBuf> {
+    let parent = dir.parent().map(PathBuf::from).unwrap_or_default();
+    let mut unique = [0u8; 16];
+    unique[..8].copy_from_slice(&rt.random_u64().to_be_bytes());
+    unique[8..].copy_from_slice(&rt.random_u64().to_be_bytes());
+    let doomed = parent.join(deleted_dir_name(topic, partition, &unique));
+    rt.rename(dir, &doomed).await?;
+    rt.sync_dir(&parent).await?;
+    Ok(doomed)
 }
 
 /// Removes a deleted partition's directory after a delay, in a task of its own.

@@ -1,7 +1,7 @@
 //! The offset checkpoints of a log directory: recovery points, high watermarks, log starts.
 //!
 //! An offset goes up by what is gathered from the logs now and then, or by a raise; it goes down by
-//! `lower` and `forget` alone, which make void what was gathered before them.
+//! `lower`, `forget` and `take_over` alone, which make void what was gathered before them.
 
 use std::cell::RefCell;
 
@@ -11,6 +11,7 @@ use crate::checkpoint_files::{
 };
 
 /// A log start to be made durable.
+#[derive(Clone)]
 struct Raise {
     number: u64,
     key: (String, i32),
@@ -27,9 +28,16 @@ pub(super) struct Raises {
 }
 
 impl Raises {
-    /// All that wait, and the number of the last; `None` when `own` is done.
-    fn take_from(&mut self, own: u64) -> Option<(Vec<Raise>, u64)> {
-        (self.done < own).then(|| (std::mem::take(&mut self.waiting), self.last))
+    /// All that wait, and the number of the last; `None` when `own` is done. They wait on until they
+    /// are written: whoever writes them may end before.
+    fn all_from(&self, own: u64) -> Option<(Vec<Raise>, u64)> {
+        (self.done < own).then(|| (self.waiting.clone(), self.last))
+    }
+
+    /// Those up to `last` are durable.
+    fn written(&mut self, last: u64) {
+        self.done = last;
+        self.waiting.retain(|raise| raise.number > last);
     }
 }
 
@@ -89,18 +97,15 @@ impl LogDir {
         };
         let _turn = self.writing.lock().await;
         // Those that came meanwhile go with one write; the one before may have taken this one along.
-        let Some((all, last)) = self.raises.borrow_mut().take_from(own) else {
+        let Some((all, last)) = self.raises.borrow().all_from(own) else {
             return Ok(());
         };
         let result = self.write_raises(&all).await;
         let mut raises = self.raises.borrow_mut();
         match &result {
-            Ok(()) => raises.done = last,
+            Ok(()) => raises.written(last),
             // The others try for themselves.
-            Err(_) => {
-                let others = all.into_iter().filter(|raise| raise.number != own);
-                raises.waiting.extend(others);
-            }
+            Err(_) => raises.waiting.retain(|raise| raise.number != own),
         }
         result
     }
@@ -143,20 +148,59 @@ impl LogDir {
     /// partition of such a name can be made again.
     pub async fn forget(&self, partitions: &[(String, i32)]) -> Result<(), LogDirError> {
         self.lowered.set(self.lowered.get() + 1);
-        let all = [
+        // In one turn: nothing that is written of a successor may be met half-way.
+        let _turn = self.writing.lock().await;
+        for (name, map) in self.offset_maps() {
+            let is_in = |map: &OffsetMap| partitions.iter().any(|key| map.contains_key(key));
+            if is_in(&map.borrow()) {
+                let remove = |map: &mut OffsetMap| {
+                    partitions.iter().for_each(|key| _ = map.remove(key));
+                    true
+                };
+                self.change_now(name, map, remove).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A checkpoint names the partition.
+    pub fn is_checkpointed(&self, partition: &(String, i32)) -> bool {
+        let mut maps = self.offset_maps().into_iter();
+        maps.any(|(_, map)| map.borrow().contains_key(partition))
+    }
+
+    /// Takes over what another directory knows of partitions whose files were moved from there to
+    /// here: its offsets replace those that are here. Durable when it answers.
+    pub async fn take_over(
+        &self,
+        from: &LogDir,
+        partitions: &[(String, i32)],
+    ) -> Result<(), LogDirError> {
+        self.lowered.set(self.lowered.get() + 1);
+        let _turn = self.writing.lock().await;
+        for ((name, map), (_, source)) in self.offset_maps().into_iter().zip(from.offset_maps()) {
+            let source = source.borrow().clone();
+            let replace = |map: &mut OffsetMap| {
+                let before = map.clone();
+                for key in partitions {
+                    match source.get(key) {
+                        Some(&at) => map.insert(key.clone(), at),
+                        None => map.remove(key),
+                    };
+                }
+                *map != before
+            };
+            self.change_now(name, map, replace).await?;
+        }
+        Ok(())
+    }
+
+    fn offset_maps(&self) -> [(&'static str, &RefCell<OffsetMap>); 3] {
+        [
             (RECOVERY_POINTS, &self.recovery_points),
             (HIGH_WATERMARKS, &self.high_watermarks),
             (LOG_STARTS, &self.log_starts),
-        ];
-        for (name, map) in all {
-            let remove = |map: &mut OffsetMap| {
-                let before = map.len();
-                map.retain(|key, _| !partitions.contains(key));
-                map.len() < before
-            };
-            self.change(name, map, None, remove).await?;
-        }
-        Ok(())
+        ]
     }
 
     /// Offsets that are above what a checkpoint says are put into it.
