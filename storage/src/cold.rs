@@ -59,7 +59,11 @@ pub async fn read_range(
     let base = range.segment.base_offset();
     let opened = range.segment.reader(rt).await;
     check(range)?;
-    let opened = opened.map_err(|error| segment_error(shard, &range.segment, &error))?;
+    let opened = opened.map_err(|error| match error.kind() {
+        // Nobody held it open when its name went.
+        ErrorKind::NotFound => ReadError::Stale,
+        _ => segment_error(shard, &range.segment, &error),
+    })?;
     let file = File::from_handle(rt, opened);
     let (result, buf) = file
         .read_at(rt.pool().get(aligned), at - skip as u64, aligned)

@@ -15,7 +15,7 @@ const TRIES_MAX: usize = 64;
 
 /// A file that may be open.
 enum Kept {
-    /// Readers open it; it closes when the last one lets go.
+    /// Readers open it.
     Sealed(Arc<SegmentFile>),
     /// Belongs to its log, which opens it again.
     Active(Weak<LogInner>, Weak<OpenSegment>),
@@ -93,7 +93,12 @@ impl OpenFiles {
             };
             self.descriptors -= kept.descriptors();
             match &kept {
-                Kept::Sealed(file) => file.set_last_use(0),
+                Kept::Sealed(file) => {
+                    // A reader that comes to nothing keeps the file's bytes promised, not its
+                    // descriptors.
+                    file.set_last_use(0);
+                    file.close();
+                }
                 Kept::Active(log, segment) => {
                     let Some((log, segment)) = log.upgrade().zip(segment.upgrade()) else {
                         continue;

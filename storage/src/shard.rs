@@ -129,7 +129,8 @@ pub struct StorageCounters {
 }
 
 /// Changes what a log directory's checkpoint files say of a partition: before a cut, and before a
-/// log's begin goes.
+/// log's begin goes. An error puts off what was to follow, and is no failure of the log: should it
+/// be the directory's, whoever writes these files tells.
 pub trait CheckpointSink {
     /// Writes checkpoints that name at most these offsets for the partition, durably, and orders
     /// every later write of those files after this one.

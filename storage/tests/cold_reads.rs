@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corelog_runtime::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimWorld};
 use corelog_runtime::{Advice, File};
-use corelog_storage::cold::warm_range;
+use corelog_storage::cold::{read_range, warm_range};
 use corelog_storage::config::LogConfig;
 use corelog_storage::log::{Log, ReadError};
 use corelog_storage::log_dir::StartKind;
@@ -199,5 +199,73 @@ fn a_reader_in_the_second_half_of_a_window_has_the_next_one_brought_in() {
         assert_eq!(fills(0).await, 1, "its own window");
         assert_eq!(fills(WINDOW_BYTES / 2).await, 1, "the next one");
         assert_eq!(fills(WINDOW_BYTES).await, 0, "which is there");
+    });
+}
+
+/// Readers that come to nothing hold ranges for as long as they like, and no descriptors.
+#[test]
+fn r33_ranges_that_nobody_reads_hold_no_descriptors_over_the_limit() {
+    let world = SimWorld::new(8, SimConfig::default());
+    story(&world, async |rt| {
+        let limits = StorageLimits {
+            tail_cache_bytes: 0,
+            open_segments: 4,
+            ..StorageLimits::default()
+        };
+        let shard = ShardStorage::new(limits);
+        let config = LogConfig {
+            file_delete_delay_ms: 0,
+            retention_bytes: Some(0),
+            ..small_segments()
+        };
+        let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, config))
+            .await
+            .unwrap();
+        for _ in 0..90 {
+            let appended = append(&log, batch(1, 2_000, 1)).await.unwrap();
+            log.wait(&appended).await.unwrap();
+        }
+        log.flush().await.unwrap();
+        let mut held = Vec::new();
+        for from in (0..81).step_by(9) {
+            let plan = log.read(from, 100_000, true, i64::MAX).await.unwrap();
+            let range = plan.ranges[0].clone();
+            let warm = warm_range(&rt, &shard, &range, range.position, range.len).await;
+            let bytes = read_range(&rt, &shard, &range, range.position, range.len).await;
+            held.push((range, bytes.unwrap(), warm.unwrap().unwrap().0));
+        }
+        assert!(shard.open_files() <= 4, "{}", shard.open_files());
+        let opens = || world.op_count(OpKind::Open);
+        let (last, ..) = held.last().unwrap();
+        let before = opens();
+        last.segment.reader(&rt).await.unwrap();
+        last.segment.buffered(&rt).await.unwrap();
+        assert_eq!(opens(), before, "one in use stays open");
+        // The others are closed: each use opens them again, and leaves nothing open.
+        for (range, bytes, handle) in &held[..6] {
+            let before = opens();
+            let again = read_range(&rt, &shard, range, range.position, range.len).await;
+            assert_eq!(again.as_ref(), Ok(bytes));
+            let warm = warm_range(&rt, &shard, range, range.position, range.len).await;
+            assert_eq!(warm.unwrap().unwrap().1, range.len);
+            range.segment.buffered(&rt).await.unwrap();
+            assert_eq!(opens() - before, 3);
+            // What began with a descriptor ends with it.
+            let file = File::from_handle(&rt, handle.clone());
+            let (read, _) = file.read_at(rt.pool().get(100), range.position, 100).await;
+            assert_eq!(read.unwrap(), 100);
+        }
+        // Once the names are gone, so is what was promised of the closed ones; not of the others.
+        log.set_high_watermark(90);
+        log.retain().await.unwrap();
+        rt.sleep(Duration::from_secs(1)).await;
+        let (range, ..) = &held[0];
+        let gone = read_range(&rt, &shard, range, range.position, range.len).await;
+        assert_eq!(gone, Err(ReadError::Stale));
+        let gone = warm_range(&rt, &shard, range, range.position, range.len).await;
+        assert!(gone.unwrap().is_none());
+        let (range, bytes, _) = held.last().unwrap();
+        let kept = read_range(&rt, &shard, range, range.position, range.len).await;
+        assert_eq!(kept.as_ref(), Ok(bytes));
     });
 }

@@ -145,9 +145,12 @@ fn r33_a_full_disk_refuses_ordinary_appends_while_the_reserve_serves_the_brokers
         // Too little to be whole again: the probe says no, and holds what there is.
         let held = dir.reserve_bytes();
         inner.set_capacity(inner.used_bytes() + (1 << 20));
+        let asked = inner.op_count(OpKind::Fallocate);
         let refused = dir.refill_reserve(1 << 20).await;
         assert!(is_no_space(&refused.unwrap_err()));
         assert_eq!(dir.reserve_bytes(), held);
+        let took = inner.op_count(OpKind::Fallocate) - asked;
+        assert_eq!(took, 0, "what little there is stays for others");
         // Space returns: the reserve is whole, and everybody writes.
         inner.set_capacity(1 << 40);
         dir.refill_reserve(1 << 20).await.unwrap();

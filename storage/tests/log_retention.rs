@@ -2,15 +2,10 @@
 
 mod stories;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::time::Duration;
 
-use corelog_record::batch::BatchIter;
 use corelog_record::builder::BatchBuilder;
 use corelog_record::codec::Codec;
 use corelog_runtime::Rt;
@@ -18,122 +13,10 @@ use corelog_runtime::sim::{CrashKind, CrashMoment, SimConfig, SimWorld, run_unti
 use corelog_storage::cold::read_range;
 use corelog_storage::config::LogConfig;
 use corelog_storage::log::{DeleteRecordsError, Log, LogParams, ReadError};
-use corelog_storage::log_dir::{Identity, LogDir, StartKind};
-use corelog_storage::shard::{CheckpointSink, ShardStorage, StorageLimits};
-use stories::{append, batch, fetch, params, small_segments, story};
-
-/// A real log directory that keeps the checkpoints of the log.
-struct Dir {
-    dir: LogDir,
-    /// How often a log start was to be raised.
-    raises: Cell<u32>,
-}
-
-impl CheckpointSink for Dir {
-    fn lower<'a>(
-        &'a self,
-        topic: &'a str,
-        partition: i32,
-        recovery_point: i64,
-        high_watermark: i64,
-    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>> {
-        Box::pin(async move {
-            let offset = recovery_point.min(high_watermark);
-            let lowered = self.dir.lower(topic, partition, offset).await;
-            lowered.map_err(|error| error.into_io())
-        })
-    }
-
-    fn raise_log_start<'a>(
-        &'a self,
-        topic: &'a str,
-        partition: i32,
-        log_start: i64,
-        recovery_point: i64,
-    ) -> Pin<Box<dyn Future<Output = io::Result<()>> + 'a>> {
-        Box::pin(async move {
-            self.raises.set(self.raises.get() + 1);
-            let raised = self
-                .dir
-                .raise_log_start(topic, partition, log_start, recovery_point);
-            raised.await.map_err(|error| error.into_io())
-        })
-    }
-}
-
-/// Opens the directory and the log in it as a start after any stop does.
-async fn open(rt: &Rt, config: LogConfig) -> (Rc<ShardStorage>, Rc<Dir>, Log) {
-    let identity = Identity {
-        cluster_id: None,
-        node_id: 1,
-    };
-    let dir = LogDir::open(rt, "/data".as_ref(), identity, None)
-        .await
-        .unwrap();
-    let of = |map: corelog_storage::checkpoint_files::OffsetMap| {
-        map.get(&("t".to_owned(), 0)).copied().unwrap_or(0)
-    };
-    let params = LogParams {
-        recovery_point: of(dir.recovery_points()),
-        log_start: of(dir.log_starts()),
-        ..params(StartKind::Unclean, 0, config)
-    };
-    let shard = ShardStorage::new(StorageLimits::default());
-    let dir = Rc::new(Dir {
-        dir,
-        raises: Cell::new(0),
-    });
-    shard.set_checkpoint_sink(dir.clone());
-    let (log, _) = Log::open(rt, &shard, params).await.unwrap();
-    (shard, dir, log)
-}
-
-/// Appends records of 2,000 bytes, ten to a segment, and commits them.
-async fn fill(log: &Log, records: u64, timestamp: i64) {
-    for _ in 0..records {
-        let appended = append(log, batch(1, 2_000, timestamp)).await.unwrap();
-        log.wait(&appended).await.unwrap();
-    }
-    log.set_high_watermark(log.committable_end());
-}
-
-/// Base offsets of the batches that can be read from the log start on.
-async fn readable(rt: &Rt, shard: &Rc<ShardStorage>, log: &Log) -> BTreeSet<i64> {
-    let (mut found, mut from) = (BTreeSet::new(), log.marks().log_start);
-    while from < log.marks().log_end {
-        let plan = log.read(from, 100_000, true, i64::MAX).await.unwrap();
-        for batch in BatchIter::new(&fetch(rt, shard, log, &plan).await) {
-            let (_, header, _) = batch.unwrap();
-            found.insert(header.base_offset);
-            from = header.next_offset();
-        }
-    }
-    found
-}
-
-async fn names(rt: &Rt) -> Vec<String> {
-    let entries = rt.read_dir("/data/t-0").await.unwrap();
-    entries.into_iter().map(|entry| entry.name).collect()
-}
-
-fn by_size(bytes: u64) -> LogConfig {
-    LogConfig {
-        retention_bytes: Some(bytes),
-        retention_ms: None,
-        ..small_segments()
-    }
-}
-
-fn unexpiring(bytes: u64) -> LogConfig {
-    LogConfig {
-        producer_id_expiration_ms: i64::MAX,
-        ..by_size(bytes)
-    }
-}
-
-fn world(seed: u64) -> SimWorld {
-    SimWorld::new(seed, SimConfig::default())
-}
+use corelog_storage::log_dir::StartKind;
+use corelog_storage::shard::{ShardStorage, StorageLimits};
+use stories::dir::{by_size, fill, names, open, readable, world};
+use stories::{append, batch, params, small_segments, story};
 
 #[test]
 fn r05_by_size_whole_segments_go_and_readers_are_told() {
@@ -325,38 +208,6 @@ fn r05_files_that_wait_to_be_unlinked_are_removed_at_the_next_start() {
         );
         let marks = log.marks();
         assert_eq!((marks.log_start, marks.log_end), (30, 30));
-    });
-}
-
-#[test]
-fn r11_a_retry_is_known_after_its_batch_was_deleted_and_the_process_died() {
-    let world = world(8);
-    let sequenced = |now: i64, sequence| {
-        let mut builder = BatchBuilder::new(Codec::None, now).producer(9, 0, sequence);
-        builder.append(now, None, Some(&[3; 2_000]), &[]);
-        bytes::Bytes::from(builder.build())
-    };
-    let now = 1_700_000_000_000;
-    story(&world, async |rt| {
-        let (_shard, _dir, log) = open(&rt, unexpiring(0)).await;
-        for sequence in 0..3 {
-            let appended = append(&log, sequenced(now, sequence)).await.unwrap();
-            log.wait(&appended).await.unwrap();
-        }
-        fill(&log, 20, 1).await;
-        log.retain().await.unwrap();
-        assert_eq!(log.marks().log_start, 23);
-        log.abandon();
-    });
-    world.kill_process();
-    story(&world, async |rt| {
-        let (_shard, _dir, log) = open(&rt, unexpiring(1 << 40)).await;
-        let retry = append(&log, sequenced(now, 2)).await.unwrap();
-        assert!(retry.duplicate && retry.base_offset == 2, "{retry:?}");
-        assert_eq!(
-            append(&log, sequenced(now, 3)).await.unwrap().base_offset,
-            23
-        );
     });
 }
 

@@ -117,6 +117,8 @@ pub struct Stat {
     pub dio_offset_align: u32,
     /// Direct-I/O memory alignment in bytes.
     pub dio_mem_align: u32,
+    /// When its bytes changed last, in ms since the Unix epoch; 0 when it is not known.
+    pub modified_ms: i64,
     /// Free bytes of the file system for this process (only for [`Op::StatFs`]).
     pub free_bytes: u64,
     /// Bytes of the file system (only for [`Op::StatFs`]).

@@ -432,6 +432,13 @@ fn the_clock_moves_only_with_turns_and_operations() {
             world.step_wall_clock(-10_000);
             assert_eq!((world.now_ns(), rt.wall_clock_ms()), (now, wall - 10_000));
             assert_eq!(rt.blocking(|| 41 + 1).await, 42, "in place");
+            let file = rt.open("/f", direct()).await.unwrap();
+            let before = rt.wall_clock_ms();
+            let written = file.write_at(blocks(&rt, 1, 1), 0, false).await;
+            written.unwrap();
+            let written = before..=rt.wall_clock_ms();
+            world.step_wall_clock(10_000);
+            assert!(written.contains(&file.stat().await.unwrap().modified_ms));
         }
     });
 }

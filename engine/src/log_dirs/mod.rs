@@ -187,14 +187,22 @@ impl LogDirs {
 
     /// Takes the outcome of a write of one of a directory's own files.
     fn note(&self, shard: &Rc<Shard>, at: usize, written: Result<(), LogDirError>) -> bool {
-        let Err(error) = written else {
-            return true;
-        };
+        match written {
+            Ok(()) => true,
+            Err(error) => {
+                self.refused(shard, at, error);
+                false
+            }
+        }
+    }
+
+    /// The same for a refusal, which is given back to whoever asked for the write.
+    fn refused(&self, shard: &Rc<Shard>, at: usize, error: LogDirError) -> io::Error {
         tracing::error!(%error, "a file of a log directory could not be written");
         if error.condemns() {
             self.fail(shard, at, &error.to_string().into());
         }
-        false
+        error.into_io()
     }
 
     /// Lowers a partition's checkpoints to an offset, durably, in the directory that it is in. While
@@ -204,7 +212,7 @@ impl LogDirs {
         shard: &Rc<Shard>,
         name: PartitionName,
         offset: i64,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         // Another directory may name a former partition of this name, and may be offline.
         let place = self.place_of_partition(shard, &name);
         for (at, dir) in self.dirs.iter().enumerate() {
@@ -212,31 +220,24 @@ impl LogDirs {
                 continue;
             };
             if let (true, Some(why)) = (open.is_checkpointed(&name), dir.failure()) {
-                return Err(format!("the log directory is offline: {why}"));
+                let why = format!("the log directory is offline: {why}");
+                return Err(io::Error::other(why));
             }
-            if let Err(error) = open.lower(&name.0, name.1, offset).await {
-                let text = error.to_string();
-                self.note(shard, at, Err(error));
-                return Err(text);
-            }
+            let lowered = open.lower(&name.0, name.1, offset).await;
+            lowered.map_err(|error| self.refused(shard, at, error))?;
         }
         Ok(())
     }
 
     /// Drops partitions from the checkpoints of every directory, durably. What fails is tried again
     /// with the next checkpoints.
-    pub async fn forget(
-        &self,
-        shard: &Rc<Shard>,
-        partitions: &[PartitionName],
-    ) -> Result<(), String> {
+    pub async fn forget(&self, shard: &Rc<Shard>, partitions: &[PartitionName]) -> io::Result<()> {
         let mut outcome = Ok(());
         for (at, dir) in self.dirs.iter().enumerate() {
             if let Some(open) = dir.online()
                 && let Err(error) = open.forget(partitions).await
             {
-                outcome = Err(error.to_string());
-                self.note(shard, at, Err(error));
+                outcome = Err(self.refused(shard, at, error));
             }
         }
         let mut unforgotten = self.unforgotten.borrow_mut();
@@ -248,11 +249,7 @@ impl LogDirs {
     }
 
     /// Drops a partition whose name is about to be used again, where a checkpoint still names it.
-    pub async fn forget_former(
-        &self,
-        shard: &Rc<Shard>,
-        name: PartitionName,
-    ) -> Result<(), String> {
+    pub async fn forget_former(&self, shard: &Rc<Shard>, name: PartitionName) -> io::Result<()> {
         let mut online = self.dirs.iter().filter_map(Dir::online);
         if online.any(|open| open.is_checkpointed(&name)) {
             return self.forget(shard, &[name]).await;
@@ -287,12 +284,7 @@ impl LogDirs {
             return Err(io::Error::other("the partition's log directory is offline"));
         };
         let raised = open.raise_log_start(&name.0, name.1, log_start, recovery_point);
-        raised.await.map_err(|error| {
-            if error.condemns() {
-                self.fail(shard, at, &error.to_string().into());
-            }
-            error.into_io()
-        })
+        raised.await.map_err(|error| self.refused(shard, at, error))
     }
 
     /// Of each directory what grows with every lowered or forgotten checkpoint, see

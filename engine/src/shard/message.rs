@@ -342,7 +342,7 @@ pub enum Response {
     /// Marks at the end, and the directories in which not every log closed cleanly.
     Stopped(Vec<CheckpointMarks>, BTreeSet<usize>),
     /// Lowered or forgotten, or why not.
-    Lowered(Result<(), String>),
+    Lowered(std::io::Result<()>),
     /// Raised, or why not.
     Raised(std::io::Result<()>),
     /// Whether something of the reserve was left.

@@ -144,7 +144,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             answer(shard, "lower_checkpoint", reply, |shard| async move {
                 Response::Lowered(match dirs {
                     Some(dirs) => vital(dirs.lower(&shard, (topic, partition), offset)).await,
-                    None => Err("the log directories are not open on this shard".to_owned()),
+                    None => Err(dirs_elsewhere()),
                 })
             });
         }
@@ -164,9 +164,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
                             dirs.raise_log_start(&shard, dir, name, log_start, recovery_point);
                         raised.await
                     }
-                    None => Err(std::io::Error::other(
-                        "the log directories are not open on this shard",
-                    )),
+                    None => Err(dirs_elsewhere()),
                 })
             });
         }
@@ -175,7 +173,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             answer(shard, "forget_checkpoints", reply, |shard| async move {
                 Response::Lowered(match dirs {
                     Some(dirs) => vital(dirs.forget(&shard, &partitions)).await,
-                    None => Err("the log directories are not open on this shard".to_owned()),
+                    None => Err(dirs_elsewhere()),
                 })
             });
         }
@@ -184,7 +182,7 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             answer(shard, "forget_former", reply, |shard| async move {
                 Response::Lowered(match dirs {
                     Some(dirs) => vital(dirs.forget_former(&shard, name)).await,
-                    None => Err("the log directories are not open on this shard".to_owned()),
+                    None => Err(dirs_elsewhere()),
                 })
             });
         }
@@ -220,6 +218,10 @@ fn operate(shard: &Rc<Shard>, operation: Operation, reply: Reply<Response>) {
             shard.exit.notify_all();
         }
     }
+}
+
+fn dirs_elsewhere() -> std::io::Error {
+    std::io::Error::other("the log directories are not open on this shard")
 }
 
 fn answer<F: Future<Output = Response> + 'static>(

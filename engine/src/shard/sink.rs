@@ -45,8 +45,7 @@ impl CheckpointSink for DirectorySink {
                 offset,
             ));
             match shard.call(ShardId(0), request).await {
-                Some(Response::Lowered(Ok(()))) => Ok(()),
-                Some(Response::Lowered(Err(why))) => Err(io::Error::other(why)),
+                Some(Response::Lowered(result)) => result,
                 _ => Err(gone()),
             }
         })

@@ -12,22 +12,33 @@ use crate::log::api::is_no_space;
 use crate::log::files::{replace_files, unlink_if_there};
 use crate::log::roll::NextFile;
 use crate::log::segment::{
-    INDEX, PREPARED_NAME, SNAPSHOT, TIME_INDEX, parse_segment_name, segment_path,
+    INDEX, OpenSegment, PREPARED_NAME, SNAPSHOT, TIME_INDEX, parse_segment_name, segment_path,
 };
 use crate::log::unlink::{remove_dir_later, rename_doomed};
 
 /// Snapshots of checkpoints kept: should the newest be damaged, recovery replays from the one before.
 const SNAPSHOTS_KEPT: usize = 2;
 
+/// See [`LogInner::take_checkpoint`].
+struct Taken {
+    end: i64,
+    active: Rc<OpenSegment>,
+    /// Of the active segment.
+    indexes: Vec<(PathBuf, Vec<u8>)>,
+    others: Vec<(PathBuf, Vec<u8>)>,
+}
+
 impl Log {
     /// Makes recovery cheap: flushes the log, then index files, epochs and a producer snapshot up
     /// to that offset. The answer is the new recovery point (also in [`Log::marks`]); the caller
     /// writes it to the directory's checkpoint file, from the marks as they are when that write
     /// begins. A partition without news since the last call gives back its buffers, the space
-    /// prepared past its last block, and its descriptor.
+    /// prepared past its last block, and its descriptor: on a full disk it does so first, and then
+    /// the checkpoint may use the reserve. `NoSpace` at once while a write of the log waits for space.
     pub async fn checkpoint(&self) -> Result<i64, LogError> {
         let log = &self.0;
-        let _turn = log.maintenance.lock().await;
+        let turn = async { Ok(log.maintenance.lock().await) };
+        let _turn = log.unless_out_of_space(turn).await?;
         log.check()?;
         let (end, is_idle, is_done) = {
             let mut state = log.state.borrow_mut();
@@ -35,17 +46,23 @@ impl Log {
             let is_idle = std::mem::replace(&mut state.idle_end, end) == end;
             (end, is_idle, state.marks.recovery_point == end)
         };
-        let point = match is_done {
-            true => end,
-            false => {
-                let uses_reserve = log.config.borrow().uses_reserve;
-                log.checkpoint_now(uses_reserve).await?
-            }
+        let uses_reserve = log.config.borrow().uses_reserve;
+        let made = match is_done {
+            true => Ok(end),
+            false => log.checkpoint_now(uses_reserve).await,
         };
+        if let Err(error) = &made
+            && *error != LogError::NoSpace
+        {
+            return made;
+        }
         if is_idle {
             log.rest().await?;
         }
-        Ok(point)
+        match made {
+            Err(_) => log.checkpoint_now(true).await,
+            made => made,
+        }
     }
 
     /// Clean stop: no append is accepted any more; everything is flushed, the active file trimmed
@@ -95,47 +112,69 @@ impl LogInner {
         }
     }
 
+    /// What a checkpoint writes: the state as it is now, to be used once the log is flushed up to
+    /// its end.
+    fn take_checkpoint(&self) -> Taken {
+        let dir = self.dir.borrow().clone();
+        let mut state = self.state.borrow_mut();
+        let active = state.active();
+        let end = state.marks.log_end;
+        let now_ms = self.rt.wall_clock_ms();
+        state
+            .producers
+            .expire(now_ms, self.config.borrow().producer_id_expiration_ms);
+        let index = active.index.borrow();
+        let indexes = vec![
+            (
+                segment_path(&dir, active.base_offset, INDEX),
+                index.offsets().encode(),
+            ),
+            (
+                segment_path(&dir, active.base_offset, TIME_INDEX),
+                index.times().encode(),
+            ),
+        ];
+        drop(index);
+        let mut others = vec![(
+            segment_path(&dir, end, SNAPSHOT),
+            state.producers.encode_snapshot(),
+        )];
+        if std::mem::take(&mut state.epochs_changed) {
+            others.push((dir.join(leader_epochs::FILE_NAME), state.epochs.encode()));
+        }
+        Taken {
+            end,
+            active,
+            indexes,
+            others,
+        }
+    }
+
     /// The caller holds `maintenance`.
     pub async fn checkpoint_now(self: &Rc<Self>, uses_reserve: bool) -> Result<i64, LogError> {
-        // What is written below must be the state at `end` exactly: taken now, used once the log
-        // is flushed up to there.
         let dir = self.dir.borrow().clone();
-        let (end, active, mut files, others) = {
-            let mut state = self.state.borrow_mut();
-            let active = state.active();
-            let end = state.marks.log_end;
-            let now_ms = self.rt.wall_clock_ms();
-            state
-                .producers
-                .expire(now_ms, self.config.borrow().producer_id_expiration_ms);
-            let index = active.index.borrow();
-            let files: Vec<(PathBuf, Vec<u8>)> = vec![
-                (
-                    segment_path(&dir, active.base_offset, INDEX),
-                    index.offsets().encode(),
-                ),
-                (
-                    segment_path(&dir, active.base_offset, TIME_INDEX),
-                    index.times().encode(),
-                ),
-            ];
-            drop(index);
-            let mut others = vec![(
-                segment_path(&dir, end, SNAPSHOT),
-                state.producers.encode_snapshot(),
-            )];
-            if std::mem::take(&mut state.epochs_changed) {
-                others.push((dir.join(leader_epochs::FILE_NAME), state.epochs.encode()));
-            }
-            (end, active, files, others)
+        let Taken {
+            end,
+            active,
+            indexes: mut files,
+            others,
+        } = self.take_checkpoint();
+        let flushed = async {
+            self.wait_flushed_or_want(end).await?;
+            self.wait_sealed().await
         };
-        self.wait_flushed_or_want(end).await?;
-        self.wait_sealed().await?;
+        if let Err(error) = self.unless_out_of_space(flushed).await {
+            self.state.borrow_mut().epochs_changed = true;
+            return Err(error);
+        }
         let mut turn = self.small_files.lock().await;
         if active.rolled.get() {
             // Its seal writes the whole indexes: ours are older.
             drop(turn);
-            self.wait_sealed().await?;
+            if let Err(error) = self.unless_out_of_space(self.wait_sealed()).await {
+                self.state.borrow_mut().epochs_changed = true;
+                return Err(error);
+            }
             turn = self.small_files.lock().await;
             files.clear();
         }
@@ -243,9 +282,12 @@ impl LogInner {
     }
 
     async fn delete_now(self: &Rc<Self>) -> Result<(), LogError> {
+        // First: who holds a lock may wait for space, which perhaps this alone makes.
+        self.state.borrow_mut().closed = true;
+        self.end_waits(i64::MIN);
+        self.segments_changed.notify_all();
         let _turn = self.gate.lock().await;
         let _maintenance = self.maintenance.lock().await;
-        self.state.borrow_mut().closed = true;
         self.end_waits(i64::MIN);
         self.wait_file_makers().await;
         // Writes and the preparer end first: they would find their files gone from under them.

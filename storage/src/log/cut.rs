@@ -8,7 +8,6 @@ use corelog_runtime::File;
 
 use super::{CUTS_KEPT, Log, LogError, LogInner};
 use crate::index::IndexBuilder;
-use crate::log::api::is_no_space;
 use crate::log::files::{SNAPSHOT_BYTES_MAX, unlink_if_there};
 use crate::log::open::{feed, read_if_there, read_partial_block};
 use crate::log::roll::segment_options;
@@ -89,15 +88,12 @@ impl LogInner {
         // Up to here nothing of the log changes: a full disk refuses the cut and the log lives on.
         let point = match self.find_cut(active, offset).await {
             Ok(point) => point,
-            Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
-            Err(error) => return Err(self.fail("cut", &error)),
+            Err(error) => return Err(self.soft_failure("cut", &error)),
         };
         let end = point.offset;
-        match self.lower_checkpoints(end).await {
-            Ok(()) => {}
-            Err(error) if is_no_space(&error) => return Err(LogError::NoSpace),
-            Err(error) => return Err(self.fail("cut", &error)),
-        }
+        // Whoever writes the checkpoints looks after their directory: nothing of this log failed.
+        let lowered = self.lower_checkpoints(end).await;
+        lowered.map_err(|error| LogError::io("cut: checkpoints", &error))?;
         self.shard.count(|c| {
             c.cuts += 1;
             c.cuts_inside_batch += u64::from(end < offset);

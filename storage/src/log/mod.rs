@@ -32,10 +32,13 @@ mod writer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use corelog_runtime::Rt;
@@ -126,6 +129,11 @@ pub(crate) struct LogInner {
     /// Ends when a roll, a seal, a flush or a prepared file is done, or the log failed.
     pub segments_changed: Notify,
     pub pump_scheduled: Cell<bool>,
+    /// Writes that the device has no space for, and who wants to know of the first.
+    pub space_waits: Cell<u32>,
+    pub space_wanted: Notify,
+    /// Ends when the settings change.
+    pub config_changed: Notify,
 }
 
 /// What changes. Never borrowed across an await, nor while foreign code runs.
@@ -253,6 +261,22 @@ impl LogInner {
         let log_dir = self.log_dir();
         guard.no_space(&log_dir);
         may_use_reserve && guard.release(&log_dir).await
+    }
+
+    /// Awaits `work`, but not while a write of this log waits for space, which may be for ever:
+    /// `NoSpace` then, and `work` is dropped.
+    pub async fn unless_out_of_space<T>(
+        &self,
+        work: impl Future<Output = Result<T, LogError>>,
+    ) -> Result<T, LogError> {
+        let mut work = pin!(work);
+        let mut begins = pin!(self.space_wanted.notified());
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending if self.space_waits.get() > 0 => Poll::Ready(Err(LogError::NoSpace)),
+            Poll::Pending => begins.as_mut().poll(cx).map(|()| Err(LogError::NoSpace)),
+        })
+        .await
     }
 
     /// Fails every waiter beyond `offset`.
@@ -459,6 +483,7 @@ impl Log {
             is_owed.then_some(end)
         };
         *self.0.config.borrow_mut() = Rc::new(config);
+        self.0.config_changed.notify_all();
         if let Some(end) = owed {
             self.0.want_flush(end);
         }

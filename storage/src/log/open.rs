@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use corelog_runtime::sync::{FifoMutex, Notify};
 use corelog_runtime::{File, OpenOptions, Rt};
@@ -27,7 +26,7 @@ use crate::log::segment::{
     parse_segment_name, segment_path,
 };
 use crate::log::tail::LogTail;
-use crate::log::unlink::unlink_later;
+use crate::log::unlink::unlink_in_background;
 use crate::log::waiters::Waiters;
 use crate::log::writer::align_down;
 use crate::log_dir::StartKind;
@@ -117,7 +116,7 @@ impl Log {
         }
         let deleted = opening.deleted.take();
         let log = assemble(rt, shard, &params, parts);
-        unlink_later(rt, shard, deleted, Duration::ZERO);
+        unlink_in_background(rt, shard, deleted);
         Ok((log, report))
     }
 }
@@ -501,6 +500,9 @@ fn assemble(rt: &Rt, shard: &Rc<ShardStorage>, params: &LogParams, parts: Parts)
         progress: RefCell::default(),
         segments_changed: Notify::new(),
         pump_scheduled: Cell::new(false),
+        space_waits: Cell::new(0),
+        space_wanted: Notify::new(),
+        config_changed: Notify::new(),
     });
     inner.set_roll_chance(&active);
     Log(inner)

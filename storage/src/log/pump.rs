@@ -18,6 +18,23 @@ const FLIGHTS_MAX: u32 = 2;
 /// Between two tries of a write that found no space.
 const SPACE_PAUSE: Duration = Duration::from_millis(200);
 
+/// A write that waits for space, for as long as it does.
+struct SpaceWait(Rc<LogInner>);
+
+impl SpaceWait {
+    fn begin(log: &Rc<LogInner>) -> SpaceWait {
+        log.space_waits.set(log.space_waits.get() + 1);
+        log.space_wanted.notify_all();
+        SpaceWait(log.clone())
+    }
+}
+
+impl Drop for SpaceWait {
+    fn drop(&mut self) {
+        self.0.space_waits.set(self.0.space_waits.get() - 1);
+    }
+}
+
 impl LogInner {
     /// Starts the writes of this turn at its end, so that one write carries all that was appended
     /// in it.
@@ -137,12 +154,19 @@ impl LogInner {
                 let bufs = write.bufs.clone();
                 file.write_at(bufs, write.position, dsync).await
             };
+            let mut waits = None;
             let result = loop {
                 match write_at().await {
-                    Err(error) if is_refusal(&error) && log.wait_for_space(&error).await => {}
+                    Err(error) if is_refusal(&error) => {
+                        waits.get_or_insert_with(|| SpaceWait::begin(&log));
+                        if !log.wait_for_space(&error).await {
+                            break Err(error);
+                        }
+                    }
                     result => break result,
                 }
             };
+            drop(waits);
             match result {
                 Ok(()) => {
                     if dsync {
@@ -166,16 +190,18 @@ impl LogInner {
     }
 
     /// A device that lends out more than it has may lack space for what the file system had promised.
-    /// The bytes have their offsets: they are written when there is space, from the reserve or
-    /// otherwise. The same goes for what else passes. False when the log stops meanwhile, or when
-    /// nobody looks after the directory.
+    /// The bytes have their offsets: they are written when there is space, from the reserve (where
+    /// the log has a right to it, a piece at a time) or otherwise. The same goes for what else
+    /// passes. False when the log stops meanwhile, or when nobody looks after the directory.
     async fn wait_for_space(&self, error: &io::Error) -> bool {
         if self.shard.guard().is_none() {
             return false;
         }
-        if !is_no_space(error) || !self.make_space(true).await {
-            self.rt.sleep(SPACE_PAUSE).await;
+        if is_no_space(error) {
+            let uses_reserve = self.config.borrow().uses_reserve;
+            self.make_space(uses_reserve).await;
         }
+        self.rt.sleep(SPACE_PAUSE).await;
         let state = self.state.borrow();
         state.failed.is_none() && !state.closed
     }

@@ -231,10 +231,13 @@ impl LogInner {
                 let generation = shared.generation();
                 let handle = shared.open_own(&self.rt).await;
                 let handle = handle.map_err(|error| self.cannot_open(sealed, &error))?;
+                if shared.last_use() == 0 {
+                    // Others pushed it out meanwhile.
+                    self.shard.keep_open(&shared);
+                }
                 let file = File::from_handle(&self.rt, handle);
                 let index = self.sealed_index(sealed, &file).await;
-                let index =
-                    index.map_err(|error| self.read_error("cannot read an index", &error))?;
+                let index = index.map_err(|error| self.index_error(sealed, &error))?;
                 let (size, end_offset) = (sealed.size, sealed.end_offset.get());
                 Ok(View {
                     shared,
@@ -292,8 +295,20 @@ impl LogInner {
         error
     }
 
+    /// An error of [`LogInner::sealed_index`].
+    pub fn index_error(&self, sealed: &SealedSegment, error: &io::Error) -> ReadError {
+        let base = sealed.base_offset;
+        match error.kind() {
+            io::ErrorKind::InvalidData => {
+                ReadError::Corrupt(format!("segment {base}: {error}").into())
+            }
+            _ => self.read_error(format_args!("cannot index segment {base}"), error),
+        }
+    }
+
     /// The indexes of a sealed segment: from memory, from their files, or rebuilt from the log when
-    /// the files are missing or cannot be right.
+    /// the files are missing or cannot be right. `InvalidData` when the log holds no batch where one
+    /// is due.
     pub async fn sealed_index(
         &self,
         sealed: &Rc<SealedSegment>,
@@ -338,7 +353,10 @@ impl LogInner {
         loop {
             match scanner.header(position).await? {
                 Found::End => return Ok(index.finish()),
-                Found::Bad(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+                Found::Bad(why) => {
+                    let why = format!("at byte {position}: {why}");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
                 Found::Batch(header) => {
                     feed(&mut index, position, &header);
                     position += header.size_bytes() as u64;

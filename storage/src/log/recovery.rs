@@ -145,7 +145,9 @@ async fn remove_orphans(opening: &Opening<'_>, bases: &[i64]) -> io::Result<()> 
 }
 
 /// The newest whole producer snapshot at or below the recovery point and not below the first
-/// segment, and its offset. Without one the state is built from the log's first batch on.
+/// segment, and its offset. The first segment's own counts whatever the recovery point says: it
+/// speaks of removed segments alone, all of which was flushed before they went. Without one the state
+/// is built from the log's first batch on.
 async fn newest_snapshot(
     opening: &Opening<'_>,
     first_base: i64,
@@ -159,7 +161,7 @@ async fn newest_snapshot(
         .iter()
         .filter_map(|e| parse_segment_name(&e.name))
         .filter(|&(offset, suffix)| suffix == SNAPSHOT && offset >= first_base)
-        .filter(|&(offset, _)| offset <= opening.params.recovery_point)
+        .filter(|&(offset, _)| offset <= opening.params.recovery_point.max(first_base))
         .map(|(offset, _)| offset)
         .collect();
     offsets.sort_unstable();

@@ -9,9 +9,8 @@
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::{DeleteRecordsError, Log, LogError, LogInner};
+use super::{DeleteRecordsError, Log, LogError, LogInner, ReadError};
 use crate::index::TimeIndex;
 use crate::log::files::INDEX_BYTES_MAX;
 use crate::log::open::read_if_there;
@@ -55,8 +54,10 @@ impl Log {
             if offset > high_watermark {
                 return Err(DeleteRecordsError::OffsetOutOfRange { high_watermark });
             }
-            log.make_start_durable(offset).await?;
-            log.set_log_start(offset);
+            if offset > log.state.borrow().marks.log_start {
+                log.make_start_durable(offset).await?;
+                log.set_log_start(offset);
+            }
             Ok(log.state.borrow().marks.log_start)
         });
         task.await
@@ -65,17 +66,26 @@ impl Log {
 
     /// Removes segments that are over: below the log start, and, where `cleanup.policy` says delete,
     /// by `retention.bytes` and `retention.ms`. The active segment rolls when it is over too. Files
-    /// are renamed to `.deleted`, and unlinked after `file.delete.delay.ms`. Dropping the future does
+    /// are renamed to `.deleted`, and unlinked after `file.delete.delay.ms`. While a write of the log
+    /// waits for space, nothing is waited for, and only what is sealed goes. Dropping the future does
     /// not call it off.
     pub async fn retain(&self) -> Result<Retained, LogError> {
         let log = self.0.clone();
         let task = self.0.rt.spawn_vital("log retention", async move {
-            log.wait_sealed().await?;
             // The gate comes before `maintenance`, as in a cut and a close.
-            if let Some(active) = log.find_doomed().await.active {
-                log.roll_if_unchanged(&active).await?;
+            let rolled = async {
+                log.wait_sealed().await?;
+                match log.find_doomed().await.active {
+                    Some(active) => log.roll_if_unchanged(&active).await,
+                    None => Ok(()),
+                }
+            };
+            match log.unless_out_of_space(rolled).await {
+                Ok(()) | Err(LogError::NoSpace) => {}
+                Err(error) => return Err(error),
             }
-            let _turn = log.maintenance.lock().await;
+            let turn = async { Ok(log.maintenance.lock().await) };
+            let _turn = log.unless_out_of_space(turn).await?;
             log.check()?;
             log.retain_now().await
         });
@@ -87,18 +97,17 @@ impl LogInner {
     /// Makes a log start durable, and all below it. The caller holds `maintenance`, so that neither
     /// the marks nor the checkpoint of this log go down meanwhile.
     async fn make_start_durable(self: &Rc<Self>, offset: i64) -> Result<(), LogError> {
-        let marks = self.state.borrow().marks.get();
-        if offset <= marks.log_start {
-            return Ok(());
-        }
-        self.wait_flushed_or_want(offset).await?;
+        self.unless_out_of_space(self.wait_flushed_or_want(offset))
+            .await?;
         let Some(sink) = self.shard.sink() else {
             return Ok(());
         };
-        let recovery_point = self.state.borrow().marks.recovery_point;
-        sink.raise_log_start(&self.topic, self.partition, offset, recovery_point)
+        let marks = self.state.borrow().marks.get();
+        let start = offset.max(marks.log_start);
+        // Whoever writes the checkpoints looks after their directory: nothing of this log failed.
+        sink.raise_log_start(&self.topic, self.partition, start, marks.recovery_point)
             .await
-            .map_err(|error| self.soft_failure("log start", &error))
+            .map_err(|error| LogError::io("log start", &error))
     }
 
     fn set_log_start(&self, offset: i64) {
@@ -116,17 +125,11 @@ impl LogInner {
         };
         let start = last.end_offset.get();
         if self.state.borrow().marks.recovery_point < start {
-            // Recovery would not find the producers of what is gone.
-            let uses_reserve = self.config.borrow().uses_reserve;
-            match self.checkpoint_now(uses_reserve).await {
+            // Recovery would not find the producers of what is gone. Out of the reserve, if need
+            // be: this is what makes space.
+            match self.checkpoint_now(true).await {
                 Ok(_) => {}
-                // Without room for a checkpoint, only what lies below the last one goes.
-                Err(LogError::NoSpace) => {
-                    let recovery_point = self.state.borrow().marks.recovery_point;
-                    doomed
-                        .sealed
-                        .retain(|s| s.end_offset.get() <= recovery_point);
-                }
+                Err(LogError::NoSpace) => self.spare_what_needs_a_checkpoint(&mut doomed).await?,
                 Err(error) => return Err(error),
             }
         }
@@ -134,12 +137,39 @@ impl LogInner {
             return Err(LogError::NoSpace);
         };
         let start = last.end_offset.get();
+        // Also when the log start is there already: the recovery point may have moved since.
         match self.make_start_durable(start).await {
-            // The names will tell: they are durable before the marks move.
+            // The names will tell: they are durable before the marks move. So will the snapshot of
+            // the first segment that is left.
             Ok(()) | Err(LogError::NoSpace) => {}
             Err(error) => return Err(error),
         }
         self.remove(&doomed, start).await
+    }
+
+    /// Without room for a checkpoint only what lies below one goes: below the last one that was
+    /// made, or, as far as it is flushed, below a segment whose own producer snapshot is there.
+    /// Recovery begins with that one when the segment is the log's first.
+    async fn spare_what_needs_a_checkpoint(&self, doomed: &mut Doomed) -> Result<(), LogError> {
+        let dir = self.dir.borrow().clone();
+        let marks = self.state.borrow().marks.get();
+        let mut going = 0;
+        for sealed in &doomed.sealed {
+            let end = sealed.end_offset.get();
+            if end > marks.flushed_end {
+                break;
+            }
+            if end > marks.recovery_point {
+                match self.rt.stat(segment_path(&dir, end, SNAPSHOT)).await {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) => return Err(self.soft_failure("retention", &error)),
+                }
+            }
+            going += 1;
+        }
+        doomed.sealed.truncate(going);
+        Ok(())
     }
 
     /// Asks the rules about the segments, from the oldest on.
@@ -211,7 +241,12 @@ impl LogInner {
         let greatest = match sealed.max_timestamp.get() {
             Some(known) => known,
             None => {
-                let read = self.read_greatest_timestamp(sealed).await?;
+                let read = match self.read_greatest_timestamp(sealed).await {
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        self.age_of_unreadable(sealed, &error).await?
+                    }
+                    read => read?,
+                };
                 sealed.max_timestamp.set(Some(read));
                 read
             }
@@ -221,6 +256,16 @@ impl LogInner {
         } else {
             sealed.known_since_ms
         })
+    }
+
+    /// Damage must not keep a segment, and all behind it, for ever: as old as its last change, as
+    /// in Kafka. -1 when the file system does not know.
+    async fn age_of_unreadable(&self, sealed: &SealedSegment, why: &io::Error) -> io::Result<i64> {
+        let path = segment_path(&self.dir.borrow(), sealed.base_offset, LOG);
+        let modified_ms = self.rt.stat(path).await?.modified_ms;
+        tracing::warn!(topic = self.topic, partition = self.partition, %why,
+            "a damaged segment tells no timestamps; retention takes the time of its last change");
+        Ok(if modified_ms > 0 { modified_ms } else { -1 })
     }
 
     /// From the time index, the file alone where that is whole; -1 when there is no timestamp.
@@ -237,7 +282,10 @@ impl LogInner {
             return Ok(at);
         }
         let view = self.view(&Segment::Sealed(sealed.clone())).await;
-        let view = view.map_err(|error| io::Error::other(error.to_string()))?;
+        let view = view.map_err(|error| match error {
+            ReadError::Corrupt(why) => io::Error::new(io::ErrorKind::InvalidData, &*why),
+            error => io::Error::other(error.to_string()),
+        })?;
         let index = self.sealed_index(sealed, &view.file).await?;
         Ok(index.times.last().map_or(-1, |(at, _)| at))
     }
@@ -292,8 +340,7 @@ impl LogInner {
             why = ?doomed.why,
             "segments removed from the begin of the log"
         );
-        let delay = Duration::from_millis(self.config.borrow().file_delete_delay_ms);
-        unlink_later(&self.rt, &self.shard, files, delay);
+        unlink_later(self, files);
         Ok(retained)
     }
 

@@ -103,6 +103,7 @@ impl LogInner {
         match task.await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) if is_refusal(&error) => Err(AppendError::NoSpace),
+            Some(Err(_)) if self.state.borrow().closed => Err(AppendError::Closed),
             Some(Err(error)) => {
                 let why = self.fail("roll", &error);
                 Err(AppendError::DirOffline(why.to_string().into()))

@@ -131,9 +131,10 @@ impl SegmentFile {
         Ok(lock(&self.own).get_or_insert(file.handle().clone()).clone())
     }
 
-    /// Lets go of the descriptor; operations in flight hold theirs until they end.
+    /// Lets go of both descriptors; operations in flight hold theirs until they end, and whoever
+    /// needs one next opens it again.
     pub(crate) fn close(&self) {
-        let closed = lock(&self.own).take();
+        let closed = (lock(&self.own).take(), lock(&self.buffered).take());
         drop(closed);
     }
 
@@ -180,8 +181,9 @@ impl SegmentFile {
         Ok(file.handle().clone())
     }
 
-    /// A buffered descriptor for sendfile and its probes, opened at the first call; the kernel does
-    /// not read ahead on it. NotFound when the file is unlinked. Only for sealed files (InvalidInput
+    /// A buffered descriptor for sendfile and its probes, opened at the first call and kept while the
+    /// file is among those kept open, else for the caller alone; the kernel does not read ahead on
+    /// it. NotFound when the file is unlinked. Only for sealed files (InvalidInput
     /// otherwise): cached pages of an active file would push every later direct write to a worker
     /// thread.
     pub async fn buffered(&self, rt: &Rt) -> io::Result<FileHandle> {
@@ -208,7 +210,12 @@ impl SegmentFile {
         // Windows are ours (see `fill`). A hint: a refusal costs time alone.
         let _hint = file.fadvise(Advice::Random, 0, 0).await;
         let handle = file.handle().clone();
-        *lock(&self.buffered) = Some(handle.clone());
+        let mut kept = lock(&self.buffered);
+        // Looked at under the lock: what pushes the file out says so before it closes.
+        if self.last_use() > 0 {
+            *kept = Some(handle.clone());
+        }
+        drop(kept);
         Ok(handle)
     }
 }

@@ -124,8 +124,7 @@ impl LogInner {
             Segment::Sealed(sealed) => {
                 let view = self.view(segment).await?;
                 let index = self.sealed_index(sealed, &view.file).await;
-                let index =
-                    index.map_err(|error| self.read_error("cannot read an index", &error))?;
+                let index = index.map_err(|error| self.index_error(sealed, &error))?;
                 Ok((index.times.last(), index.times.offset_for(timestamp)))
             }
         }

@@ -8,32 +8,18 @@ use std::time::Duration;
 use corelog_runtime::Rt;
 
 use crate::checkpoint_files::deleted_dir_name;
+use crate::log::LogInner;
 use crate::log::files::unlink_if_there;
 use crate::shard::ShardStorage;
 
-/// Unlinks files after a delay, in a task of its own. What a process leaves behind that ends before,
-/// the next one removes.
-pub(crate) fn unlink_later(
-    rt: &Rt,
-    shard: &Rc<ShardStorage>,
-    paths: Vec<PathBuf>,
-    delay: Duration,
-) {
+/// Unlinks what an earlier process left, in a task of its own.
+pub(crate) fn unlink_in_background(rt: &Rt, shard: &Rc<ShardStorage>, paths: Vec<PathBuf>) {
     if paths.is_empty() {
         return;
     }
     let (task_rt, shard) = (rt.clone(), shard.clone());
     rt.spawn("unlink deleted files", async move {
-        task_rt.sleep(delay).await;
-        for path in paths {
-            match task_rt.unlink(&path).await {
-                Ok(()) => shard.count(|c| c.files_unlinked += 1),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "a deleted file stays until the next start");
-                }
-            }
-        }
+        unlink_all(&task_rt, &shard, paths).await;
     })
     .detach();
 }
@@ -67,6 +53,45 @@ pub(crate) async fn rename_doomed(
     rt.rename(dir, &doomed).await?;
     rt.sync_dir(&parent).await?;
     Ok(doomed)
+}
+
+/// Unlinks files of a log when its `file.delete.delay.ms` is over, as it is set by then, in a task of
+/// its own. What a process leaves behind that ends before, the next one removes.
+pub(crate) fn unlink_later(log: &Rc<LogInner>, paths: Vec<PathBuf>) {
+    let (rt, shard) = (log.rt.clone(), log.shard.clone());
+    let spawner = rt.clone();
+    let (log, changed) = (Rc::downgrade(log), log.config_changed.clone());
+    let began = rt.now();
+    let task = async move {
+        let mut delay = Duration::ZERO;
+        loop {
+            let changed = changed.notified();
+            // The last settings of a log that is gone hold.
+            if let Some(log) = log.upgrade() {
+                delay = Duration::from_millis(log.config.borrow().file_delete_delay_ms);
+            }
+            let passed = rt.now().saturating_duration_since(began);
+            let left = delay.saturating_sub(passed);
+            if left.is_zero() {
+                break;
+            }
+            let _changed = rt.timeout(left, changed).await;
+        }
+        unlink_all(&rt, &shard, paths).await;
+    };
+    spawner.spawn("unlink deleted files", task).detach();
+}
+
+async fn unlink_all(rt: &Rt, shard: &ShardStorage, paths: Vec<PathBuf>) {
+    for path in paths {
+        match rt.unlink(&path).await {
+            Ok(()) => shard.count(|c| c.files_unlinked += 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "a deleted file stays until the next start");
+            }
+        }
+    }
 }
 
 /// Removes a deleted partition's directory after a delay, in a task of its own.

@@ -132,12 +132,12 @@ impl std::error::Error for LogDirError {
 }
 
 impl LogDirError {
-    /// As an I/O error of the same kind: callers tell a full disk from others.
-    pub fn into_io(self) -> std::io::Error {
-        let kind = match &self {
-            Self::Io { source, .. } => source.kind(),
-            _ => std::io::ErrorKind::Other,
-        };
-        std::io::Error::new(kind, self)
+    /// As an I/O error. The file system's own comes back as it was, with its number: callers tell a
+    /// full disk, and what passes, from the rest.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other),
+        }
     }
 }

@@ -95,13 +95,19 @@ impl Reserve {
     }
 
     /// Holds all it should again, and shows that `spare` more bytes could be had. Fails with the
-    /// file system's refusal.
+    /// file system's refusal, or before it takes anything where that has less: others are to find
+    /// what little there is.
     pub async fn refill(&self, spare: u64) -> io::Result<()> {
         let _turn = self.turn.lock().await;
-        let wanted = self.wanted.get();
+        let (wanted, spare) = (self.wanted.get(), spare.next_multiple_of(BLOCK));
+        let lacking = wanted.saturating_sub(self.held.get()) + spare;
+        let log_dir = self.path.parent().unwrap_or(Path::new("."));
+        let stat = self.rt.statfs(log_dir).await;
+        if stat.is_ok_and(|stat| stat.free_bytes < lacking) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = self.file().await?;
-        self.grow(&file, wanted + spare.next_multiple_of(BLOCK))
-            .await?;
+        self.grow(&file, wanted + spare).await?;
         self.cut(&file, wanted).await
     }
 

@@ -374,6 +374,11 @@ impl Session {
                         bytes.extend_from_slice(&piece);
                     }
                     Err(_) if self.cell.borrow().plan.has_faults => return Ok(i64::MAX),
+                    // Its file was pushed out, removed and unlinked meanwhile.
+                    Err(ReadError::Stale) if from < self.log.marks().log_start => {
+                        self.cell.borrow_mut().tally.reads_below_start += 1;
+                        return Ok(i64::MAX);
+                    }
                     Err(error) => return Err(format!("range of a read at {from}: {error}")),
                 }
             }

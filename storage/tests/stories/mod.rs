@@ -1,6 +1,8 @@
 //! What the stories about single promises share: a log on the simulated disk, batches, one process.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod dir;
+
 use std::rc::Rc;
 
 use bytes::Bytes;

@@ -43,6 +43,8 @@ impl State {
     fn writable(&mut self, file: &FileHandle) -> Result<(Ino, OpenOptions), Errno> {
         let (ino, options) = self.opened(file)?;
         if options.write {
+            let now_ms = self.wall_clock_ms();
+            self.tree.file(ino)?.modified_ms = now_ms;
             Ok((ino, options))
         } else {
             Err(libc::EBADF)
@@ -507,6 +509,7 @@ impl State {
                 len: file.size(),
                 dio_offset_align: align,
                 dio_mem_align: align,
+                modified_ms: file.modified_ms,
                 ..Stat::default()
             },
             Err(_) => Stat {

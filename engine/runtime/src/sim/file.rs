@@ -46,6 +46,8 @@ pub(super) struct SimFile {
     pub(super) late: Vec<LateWrite>,
     /// 64 KiB windows that buffered I/O brought into the page cache.
     pub(super) cached: BTreeSet<u64>,
+    /// Wall clock of the last change.
+    pub(super) modified_ms: i64,
 }
 
 /// Reads a list of buffers from front to back.

@@ -98,6 +98,14 @@ impl State {
         }
     }
 
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn wall_clock_ms(&self) -> i64 {
+        self.config
+            .wall_clock_start_ms
+            .saturating_add((self.now_ns / 1_000_000) as i64)
+            + self.wall_step_ms
+    }
+
     pub(super) fn add_port(&mut self, process: u32, shard: u64) -> u32 {
         let incarnation = self.processes.incarnation(process);
         self.ports

@@ -302,12 +302,7 @@ impl SimWorld {
 
     /// Milliseconds since the Unix epoch.
     pub fn wall_clock_ms(&self) -> i64 {
-        let state = self.lock();
-        state
-            .config
-            .wall_clock_start_ms
-            .saturating_add((state.now_ns / 1_000_000) as i64)
-            + state.wall_step_ms
+        self.lock().wall_clock_ms()
     }
 
     /// Sets the wall clock forward or back; the monotonic clock does not notice.

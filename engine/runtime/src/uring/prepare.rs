@@ -438,6 +438,8 @@ pub(super) fn finish(
                 is_dir: u32::from(statx.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
                 dio_offset_align: statx.stx_dio_offset_align,
                 dio_mem_align: statx.stx_dio_mem_align,
+                modified_ms: statx.stx_mtime.tv_sec.saturating_mul(1_000)
+                    + i64::from(statx.stx_mtime.tv_nsec / 1_000_000),
                 ..Stat::default()
             })
         }
