@@ -387,3 +387,38 @@ fn r33_no_refusal_of_whoever_writes_checkpoints_ends_a_log() {
         assert!(log.retain().await.unwrap().segments > 0);
     });
 }
+
+/// What a failed flush was to make durable may be lost for good, and the kernel tells it once: the
+/// next flush succeeds, and says nothing of it.
+#[test]
+fn r31_a_flush_that_fails_while_room_is_made_ahead_of_the_appends_ends_the_log() {
+    for skip in 1..4 {
+        let world = SimWorld::new(31, SimConfig::default());
+        story(&world, async |rt| {
+            let shard = ShardStorage::new(StorageLimits::default());
+            let mut config = LogConfig::default();
+            config.flush.messages = Some(1);
+            let log = Log::create(&rt, &shard, params(StartKind::Clean, 0, config))
+                .await
+                .unwrap();
+            // With one message to a flush all appends are durable writes: only room needs fdatasync.
+            world.add_fault(ScriptedFault {
+                kind: OpKind::Flush,
+                path_contains: ".log".into(),
+                skip,
+                times: 1,
+                fault: Fault::Eio,
+            });
+            for _ in 0..2000 {
+                let Ok(appended) = append(&log, batch(1, 4_000, 1)).await else {
+                    break;
+                };
+                if log.wait(&appended).await.is_err() {
+                    break;
+                }
+            }
+            assert_eq!(world.faults().eio_flushes, 1, "skip {skip}");
+            assert!(log.failure().is_some(), "skip {skip}");
+        });
+    }
+}

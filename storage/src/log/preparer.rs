@@ -99,8 +99,14 @@ impl LogInner {
         }
         let log = self.clone();
         self.background("log prepare ahead", async move {
-            // A refusal comes back to the append that needs the room.
-            let _ = log.prepare(&segment, end + 1, false).await;
+            match log.prepare(&segment, end + 1, false).await {
+                // A refusal comes back to the append that needs the room.
+                Err(error) if !is_refusal(&error) => {
+                    let what = format_args!("preparation of segment {}", segment.base_offset);
+                    log.fail(what, &error);
+                }
+                _ => {}
+            }
         });
     }
 
@@ -149,7 +155,13 @@ impl LogInner {
         }
         if self.flushes_often() {
             // RWF_DSYNC writes make their own bytes durable; the size they need must be before.
-            file.fdatasync().await?;
+            if let Err(error) = file.fdatasync().await {
+                // Whatever the error: size, and appends before it, may be lost for good, and the
+                // kernel tells once. The next one would succeed and promise what is not there.
+                let what = format_args!("fdatasync of segment {}", segment.base_offset);
+                self.fail(what, &error);
+                return Err(std::io::Error::other(error));
+            }
             segment.durable_len.set(segment.durable_len.get().max(end));
         }
         segment.prepared_end.set(end);

@@ -263,8 +263,13 @@ impl LogInner {
         self.background("log next file", async move {
             let next = match log.make_next_file(NEXT_FILE_BYTES).await {
                 Ok((file, end)) => NextFile::Ready(file, end),
-                // The roll tries again, and reports.
-                Err(_) => NextFile::None,
+                Err(error) => {
+                    // After a refusal the roll tries again, and reports.
+                    if !is_refusal(&error) {
+                        log.fail("the next segment's file", &error);
+                    }
+                    NextFile::None
+                }
             };
             log.state.borrow_mut().next_file = next;
             log.segments_changed.notify_all();
